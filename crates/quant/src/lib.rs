@@ -1,0 +1,48 @@
+//! The 4-bit formats of bitsandbytes, NF4 and FP4, in both directions.
+//!
+//! Pure functions over slices: no I/O, no device, no threads. A weight of shape `[n, k]` is quantized over its flat,
+//! row-major index in blocks of `blocksize` elements. Two elements share a byte, the even one in the high nibble. A
+//! block's scale (`absmax`) is an `f32`, or, with double quantization, an 8-bit code of its own.
+
+mod code;
+mod packed;
+
+pub use code::QuantType;
+pub use packed::{Absmax, NESTED_BLOCKSIZE, PackedTensor, check_blocksize};
+
+/// What can be wrong with a 4-bit tensor or with the values to be quantized.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    /// The blocksize is not a power of two within 32…4096.
+    #[error("blocksize {0} is not one of 32, 64, 128, 256, 512, 1024, 2048, 4096")]
+    Blocksize(usize),
+    /// An array of the format has another length than the shape asks for.
+    #[error("{what} holds {found} elements, expected {expected}")]
+    Length {
+        /// Which array.
+        what: &'static str,
+        /// Its length, in elements.
+        found: usize,
+        /// The length that the shape and blocksize ask for.
+        expected: usize,
+    },
+    /// A scale is NaN, infinite or negative.
+    #[error("{what}[{index}] is {value}, not a finite scale")]
+    Scale {
+        /// Which array.
+        what: &'static str,
+        /// Index into it.
+        index: usize,
+        /// The offending value.
+        value: f32,
+    },
+    /// A value to be quantized is NaN or infinite.
+    #[error("value [{index}] is {value}; only finite values can be quantized")]
+    NotFinite {
+        /// Flat index of the value.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+}
