@@ -6,9 +6,18 @@
 
 mod code;
 mod packed;
+mod values;
+mod quantize;
+mod nested;
+mod dequantize;
+mod simd;
 
 pub use code::QuantType;
+pub use nested::dynamic_map;
 pub use packed::{Absmax, NESTED_BLOCKSIZE, PackedTensor, check_blocksize};
+pub use quantize::{QuantConfig, quantize, quantize_into, quantize_into_with};
+pub use simd::Isa;
+pub use values::{Dtype, Values};
 
 /// What can be wrong with a 4-bit tensor or with the values to be quantized.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -17,6 +26,9 @@ pub enum QuantError {
     /// The blocksize is not a power of two within 32…4096.
     #[error("blocksize {0} is not one of 32, 64, 128, 256, 512, 1024, 2048, 4096")]
     Blocksize(usize),
+    /// The dimensions multiply to more elements than can be counted.
+    #[error("shape {0:?} has too many elements")]
+    Shape(Vec<usize>),
     /// An array of the format has another length than the shape asks for.
     #[error("{what} holds {found} elements, expected {expected}")]
     Length {

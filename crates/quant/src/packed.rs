@@ -82,8 +82,9 @@ impl PackedTensor {
     /// Checks lengths and scales, so that whoever reads the tensor later need not.
     pub fn validate(&self) -> Result<(), QuantError> {
         check_blocksize(self.blocksize)?;
-        expect_len("weight", self.packed.len(), self.len().div_ceil(2))?;
-        let num_blocks = self.len().div_ceil(self.blocksize);
+        let len = num_elements(&self.shape)?;
+        expect_len("weight", self.packed.len(), len.div_ceil(2))?;
+        let num_blocks = len.div_ceil(self.blocksize);
         expect_len("absmax", self.absmax.len(), num_blocks)?;
         match &self.absmax {
             Absmax::Plain(absmax) => finite("absmax", absmax),
@@ -91,18 +92,25 @@ impl PackedTensor {
                 if *blocksize == 0 {
                     return Err(QuantError::Blocksize(0));
                 }
-                let needed = (first + num_blocks).div_ceil(*blocksize);
+                let needed = first.saturating_add(num_blocks).div_ceil(*blocksize);
                 if nested_absmax.len() < needed {
                     expect_len("nested_absmax", nested_absmax.len(), needed)?;
                 }
                 finite("nested_quant_map", &map[..])?;
                 finite("nested_absmax", nested_absmax)?;
-                finite("nested_offset", &[*offset])
+                finite("nested_offset", &[*offset])?;
+                // Finite parts can still make an infinite scale: the largest that they could make must not be.
+                let largest =
+                    |values: &[f32]| values.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
+                finite("absmax", &[largest(&map[..]) * largest(nested_absmax) + offset.abs()])
             }
         }
     }
 
     /// Number of elements.
+    ///
+    /// # Panics
+    /// If the dimensions multiply to more than a `usize` holds, which [`PackedTensor::validate`] rules out.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -143,7 +151,17 @@ pub fn check_blocksize(blocksize: usize) -> Result<(), QuantError> {
     }
 }
 
-fn expect_len(what: &'static str, found: usize, expected: usize) -> Result<(), QuantError> {
+/// The product of the dimensions.
+pub(crate) fn num_elements(shape: &[usize]) -> Result<usize, QuantError> {
+    let product = shape.iter().try_fold(1usize, |len, dim| len.checked_mul(*dim));
+    product.ok_or_else(|| QuantError::Shape(shape.to_vec()))
+}
+
+pub(crate) fn expect_len(
+    what: &'static str,
+    found: usize,
+    expected: usize,
+) -> Result<(), QuantError> {
     if found == expected { Ok(()) } else { Err(QuantError::Length { what, found, expected }) }
 }
 
