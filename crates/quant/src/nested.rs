@@ -26,14 +26,14 @@ pub fn dynamic_map() -> Arc<[f32; 256]> {
     MAP.clone()
 }
 
-/// Where part `i` of `num_parts` equal parts of `0.1…1` begins, counted from the nearer end in `f32` as PyTorch's
-/// `linspace` does.
+/// Where part `i` of `num_parts` equal parts of `0.1…1` begins, counted from the nearer end in `f32` with fused
+/// multiply-adds, as PyTorch's `linspace` does on any machine that has them (elsewhere its last bits differ).
 fn boundary(i: usize, num_parts: usize) -> f32 {
     let step = (1.0f32 - 0.1) / num_parts as f32;
     if i < num_parts.div_ceil(2) {
-        0.1 + step * i as f32
+        step.mul_add(i as f32, 0.1)
     } else {
-        1.0 - step * (num_parts - i) as f32
+        (-step).mul_add((num_parts - i) as f32, 1.0)
     }
 }
 
