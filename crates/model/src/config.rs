@@ -6,7 +6,7 @@ mod raw;
 
 use std::path::Path;
 
-use backend::Dtype;
+use quant::Dtype;
 
 use crate::{ModelError, Result};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use backend::Dtype;
+use quant::Dtype;
 
 use super::raw::{OneOrMany, Raw, RawRope};
 use super::{Config, Family, LayerConfig, MoeConfig, RopeScaling};

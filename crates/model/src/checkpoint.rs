@@ -1,0 +1,225 @@
+//! A checkpoint in the layout of Hugging Face: `config.json` and one safetensors file or several.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::files::Files;
+use crate::safetensors::{self, Dtype, TensorInfo};
+use crate::{Config, ModelError, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// An opened checkpoint: its config parsed, the headers of its tensors checked, its weights mapped but not read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: Config,
+    files: Files,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+/// A tensor of a checkpoint; cheap to clone, the bytes are shared.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+    /// Little-endian elements, not necessarily aligned.
+    pub bytes: Bytes,
+    /// The file it lies in, for messages.
+    pub file: PathBuf,
+}
+
+#[derive(Debug)]
+struct Shard {
+    file: PathBuf,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shard: usize,
+    info: TensorInfo,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in a directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        // A directory that cannot be read must not pass for one that lacks files.
+        std::fs::read_dir(directory).map_err(ModelError::io("read", directory))?;
+        Self::from_files(Files::Directory(directory.to_owned()))
+    }
+
+    /// Opens a checkpoint that lies in memory; `name` stands for its directory in messages.
+    pub fn from_memory(
+        name: &str,
+        files: impl IntoIterator<Item = (String, Bytes)>,
+    ) -> Result<Self> {
+        Self::from_files(Files::Memory {
+            name: name.to_owned(),
+            files: files.into_iter().collect(),
+        })
+    }
+
+    fn from_files(files: Files) -> Result<Self> {
+        let json = files.read("config.json")?.ok_or_else(|| ModelError::MissingFile {
+            path: files.root().to_owned(),
+            file: "config.json",
+            hint: "name a directory that transformers' save_pretrained wrote",
+        })?;
+        let config = Config::from_json(&json, &files.path("config.json"))?;
+        let mut checkpoint =
+            Checkpoint { config, files, shards: Vec::new(), tensors: BTreeMap::new() };
+        checkpoint.open_shards()?;
+        Ok(checkpoint)
+    }
+
+    fn open_shards(&mut self) -> Result<()> {
+        if let Some(bytes) = self.files.map(SINGLE)? {
+            return self.add_shard(SINGLE, bytes);
+        }
+        let Some(json) = self.files.read(INDEX)? else {
+            return Err(ModelError::MissingFile {
+                path: self.files.root().to_owned(),
+                file: SINGLE,
+                hint: "only safetensors checkpoints are read (model.safetensors, or shards with \
+                       model.safetensors.index.json)",
+            });
+        };
+        let index = Index::parse(&json, &self.files.path(INDEX))?;
+        for name in index.shards() {
+            let bytes = self.files.map(name)?.ok_or_else(|| {
+                ModelError::malformed(
+                    &self.files.path(name),
+                    format!("is listed in {INDEX} but is not there; fetch the checkpoint again"),
+                )
+            })?;
+            self.add_shard(name, bytes)?;
+        }
+        self.check_index(&index)
+    }
+
+    fn add_shard(&mut self, name: &str, bytes: Bytes) -> Result<()> {
+        let file = self.files.path(name);
+        let tensors = safetensors::parse_header(&bytes, bytes.len() as u64, &file)?;
+        let shard = self.shards.len();
+        for (name, info) in tensors {
+            if let Some(other) = self.tensors.get(&name) {
+                let other = self.shards[other.shard].file.display();
+                return Err(ModelError::tensor(&file, &name, format!("is in {other} too")));
+            }
+            self.tensors.insert(name, Entry { shard, info });
+        }
+        self.shards.push(Shard { file, bytes });
+        Ok(())
+    }
+
+    /// Every tensor of the index must be where the index says.
+    fn check_index(&self, index: &Index) -> Result<()> {
+        for (name, shard) in &index.weight_map {
+            let file = self.files.path(shard);
+            let found = self.tensors.get(name).map(|entry| &self.shards[entry.shard].file);
+            if found != Some(&file) {
+                return Err(ModelError::tensor(
+                    &file,
+                    name,
+                    format!("is listed there by {INDEX} but is not in it"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The parsed `config.json`.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The files, for the tokenizer and the like.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Names and headers of all tensors, in the order of their names.
+    pub fn infos(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(name, entry)| (name.as_str(), &entry.info))
+    }
+
+    /// The header of a tensor, and the file it lies in; `None` if there is none of that name.
+    pub fn info(&self, name: &str) -> Option<(&TensorInfo, &Path)> {
+        let entry = self.tensors.get(name)?;
+        Some((&entry.info, &self.shards[entry.shard].file))
+    }
+
+    /// A tensor, without copying it.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let Some(Entry { shard, info }) = self.tensors.get(name) else {
+            return Err(self.missing(name));
+        };
+        let Shard { file, bytes } = &self.shards[*shard];
+        Ok(Tensor {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes: bytes.slice(info.bytes.clone()),
+            file: file.clone(),
+        })
+    }
+
+    pub(crate) fn missing(&self, name: &str) -> ModelError {
+        let (path, name) = (self.files.root().to_owned(), name.to_owned());
+        let near = self.near(&name);
+        ModelError::MissingTensor { path, name, near }
+    }
+
+    /// Up to three names that share the longest dotted prefix with `name`.
+    fn near(&self, name: &str) -> String {
+        let mut prefix = name;
+        while let Some(dot) = prefix.rfind('.') {
+            prefix = &prefix[..dot];
+            let from = self.tensors.range(format!("{prefix}.")..);
+            let near: Vec<&str> = from
+                .map(|(name, _)| name.as_str())
+                .take_while(|found| found.starts_with(prefix))
+                .take(3)
+                .collect();
+            if !near.is_empty() {
+                return format!("near it: {}", near.join(", "));
+            }
+        }
+        "no name there is like it".to_owned()
+    }
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Debug, Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl Index {
+    fn parse(json: &[u8], file: &Path) -> Result<Self> {
+        let index: Index = serde_json::from_slice(json)
+            .map_err(|e| ModelError::malformed(file, format!("not an index of shards: {e}")))?;
+        let is_plain = |name: &str| {
+            name.ends_with(".safetensors") && !name.contains(['/', '\\']) && !name.starts_with('.')
+        };
+        match index.weight_map.values().find(|name| !is_plain(name)) {
+            Some(name) => {
+                Err(ModelError::malformed(file, format!("`{name}` is no name of a shard")))
+            }
+            None if index.weight_map.is_empty() => {
+                Err(ModelError::malformed(file, "lists no tensor"))
+            }
+            None => Ok(index),
+        }
+    }
+
+    fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+}

@@ -1,0 +1,98 @@
+//! Where the files of a model lie: a directory, or memory.
+
+// Mapping a file is the one unsafe call of this crate.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use crate::{ModelError, Result};
+
+/// Largest file that is read whole (a `tokenizer.json` takes about 10 MB); tensors are mapped, not read.
+const MAX_SMALL_FILE: u64 = 256 << 20;
+
+/// The files of a model.
+#[derive(Debug, Clone)]
+pub enum Files {
+    /// Files of a directory.
+    Directory(PathBuf),
+    /// Files in memory, as those of the model that the binary holds.
+    Memory {
+        /// Stands for the directory in messages.
+        name: String,
+        /// Contents by file name.
+        files: HashMap<String, Bytes>,
+    },
+}
+
+impl Files {
+    /// What messages call the file `name`.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root().join(name)
+    }
+
+    /// The directory, or what stands for it.
+    pub fn root(&self) -> &Path {
+        match self {
+            Files::Directory(path) => path,
+            Files::Memory { name, .. } => Path::new(name),
+        }
+    }
+
+    /// The whole of a small file; `None` if there is none of that name.
+    pub fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        match self {
+            Files::Memory { files, .. } => Ok(files.get(name).cloned()),
+            Files::Directory(_) => read_small(&self.path(name)),
+        }
+    }
+
+    /// A file as shared memory, mapped if it lies on disk; `None` if there is none of that name.
+    pub fn map(&self, name: &str) -> Result<Option<Bytes>> {
+        match self {
+            Files::Memory { files, .. } => Ok(files.get(name).cloned()),
+            Files::Directory(_) => map(&self.path(name)),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(ModelError::io("read", path)(e)),
+    }
+}
+
+fn read_small(path: &Path) -> Result<Option<Bytes>> {
+    let Some(mut file) = open(path)? else { return Ok(None) };
+    let len = file.metadata().map_err(ModelError::io("read", path))?.len();
+    if len > MAX_SMALL_FILE {
+        return Err(ModelError::malformed(
+            path,
+            format!("holds {len} bytes, more than the {MAX_SMALL_FILE} that are read"),
+        ));
+    }
+    let mut bytes = Vec::with_capacity(len as usize);
+    io::Read::read_to_end(&mut file, &mut bytes).map_err(ModelError::io("read", path))?;
+    Ok(Some(bytes.into()))
+}
+
+fn map(path: &Path) -> Result<Option<Bytes>> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    let len = file.metadata().map_err(ModelError::io("read", path))?.len();
+    if len == 0 {
+        return Ok(Some(Bytes::new()));
+    }
+    // SAFETY: the mapping is private and read-only, and is only ever seen as bytes, for which every value is valid. Should
+    // another process write the file, the weights change under us; should it truncate the file, the next read past its
+    // end kills this process with SIGBUS. Neither corrupts memory, and both are what every reader of mapped checkpoints
+    // accepts; `quantize` replaces files by rename, which leaves the mapped ones whole.
+    let mapped = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
+    Ok(Some(Bytes::from_owner(mapped)))
+}

@@ -1,0 +1,44 @@
+//! Which weights are quantized.
+
+use quant::QuantConfig;
+
+/// Whether, and which, 16-bit weights become 4-bit ones.
+///
+/// The rule is bitsandbytes': every linear layer (the router of a mixture included) but `lm_head`; embeddings and norms
+/// are no linear layers. `skip` and `include` change it by module name, or by its end: `mlp.gate` stands for
+/// `model.layers.0.mlp.gate` and all its likes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct QuantizePolicy {
+    /// The format; `None` keeps every weight as it is.
+    pub quant: Option<QuantConfig>,
+    /// Modules to leave alone.
+    pub skip: Vec<String>,
+    /// Modules to quantize all the same; wins over `skip` and over the rule for `lm_head`.
+    pub include: Vec<String>,
+}
+
+impl QuantizePolicy {
+    /// Keeps every weight as it is.
+    pub fn keep() -> Self {
+        Self::default()
+    }
+
+    /// Quantizes what bitsandbytes would.
+    pub fn quantize(config: QuantConfig) -> Self {
+        QuantizePolicy { quant: Some(config), ..Self::default() }
+    }
+
+    /// The format for the linear layer `module`, or `None` to leave it.
+    pub fn for_linear(&self, module: &str) -> Option<QuantConfig> {
+        let named = |list: &[String]| list.iter().any(|name| ends_with_module(module, name));
+        let skipped = named(&self.skip) || module == "lm_head";
+        self.quant.filter(|_| !skipped || named(&self.include))
+    }
+}
+
+fn ends_with_module(module: &str, name: &str) -> bool {
+    match module.strip_suffix(name) {
+        Some(rest) => rest.is_empty() || rest.ends_with('.'),
+        None => false,
+    }
+}
