@@ -1,28 +1,7 @@
 //! A weight as it lies in host memory, before a backend takes it.
 
 use bytes::Bytes;
-use quant::PackedTensor;
-
-/// Element types of unquantized weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// Brain floating point: the upper half of an `f32`.
-    Bf16,
-    /// IEEE 754 half precision.
-    F16,
-    /// IEEE 754 single precision.
-    F32,
-}
-
-impl Dtype {
-    /// Bytes per element.
-    pub const fn size(self) -> usize {
-        match self {
-            Dtype::Bf16 | Dtype::F16 => 2,
-            Dtype::F32 => 4,
-        }
-    }
-}
+use quant::{Dtype, PackedTensor};
 
 /// A weight matrix (or vector) in host memory, row-major.
 ///

@@ -1,0 +1,232 @@
+//! A matrix resident in memory, in the form its role and precision ask for.
+
+use half::f16;
+use quant::{Absmax, Dtype, PackedTensor, QuantType};
+
+use super::Precision;
+use super::kernels::{BLOCK, PackedRow};
+use crate::{BackendError, Role, Weight};
+
+/// A weight `[n, k]` and its optional bias.
+#[derive(Debug)]
+pub struct Matrix {
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) data: Data,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Data {
+    /// 4-bit codes. Where `int8` is set, products with int8 activations are exact in that form of the code.
+    Packed { tensor: PackedTensor, int8: Option<Int8Code> },
+    /// Plain numbers of the checkpoint.
+    Dense { dtype: Dtype, bytes: bytes::Bytes },
+    /// Rounded to 8 bits while loading, a scale for every [`BLOCK`] elements; codes in split order.
+    Int8 { codes: Vec<i8>, scales: Vec<f16> },
+}
+
+/// A 16-entry code in 8-bit integers: value `= table * step`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Int8Code {
+    pub(crate) table: [i8; 16],
+    pub(crate) step: f32,
+}
+
+impl Int8Code {
+    /// The integers that come closest to the code. The step is not 1/127: with 1/112.03 the NF4 values fall nearer to
+    /// integers (RMS error 0.0017 of `absmax` instead of 0.0022), and all of FP4's but the smallest are exact at 1/120.
+    pub(crate) fn new(quant_type: QuantType) -> Self {
+        let inverse_step: f32 = match quant_type {
+            QuantType::Nf4 => 112.03,
+            QuantType::Fp4 => 120.0,
+        };
+        let table = quant_type.code().map(|value| (value * inverse_step).round() as i8);
+        Int8Code { table, step: 1.0 / inverse_step }
+    }
+}
+
+impl Matrix {
+    /// Takes a matrix. With [`Precision::Int8`] the projection to the vocabulary is rounded to 8 bits here, if it was
+    /// not quantized: it is the one large matrix that bitsandbytes leaves at 16 bits.
+    pub(crate) fn load(
+        weight: Weight,
+        bias: Option<Weight>,
+        role: Role,
+        precision: Precision,
+    ) -> Result<Self, BackendError> {
+        let &[n, k] = weight.shape() else {
+            return Err(BackendError::Shape {
+                found: weight.shape().to_vec(),
+                expected: "a matrix",
+            });
+        };
+        let bias = bias.map(load_vector).transpose()?;
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != n) {
+            return Err(BackendError::Shape {
+                found: vec![bias.len()],
+                expected: "a bias of n elements",
+            });
+        }
+        let int8 = precision == Precision::Int8 && role != Role::Router && k.is_multiple_of(BLOCK);
+        let data = match weight {
+            Weight::Packed(tensor) => {
+                let int8 = int8.then(|| Int8Code::new(tensor.quant_type));
+                Data::Packed { tensor, int8 }
+            }
+            Weight::Dense { dtype, bytes, .. } if int8 && role == Role::LmHead => {
+                round_to_int8(dtype, &bytes)
+            }
+            Weight::Dense { dtype, bytes, .. } => Data::Dense { dtype, bytes },
+        };
+        Ok(Matrix { n, k, data, bias })
+    }
+
+    /// Whether products with this matrix take int8 activations.
+    pub(crate) fn is_int8(&self) -> bool {
+        matches!(self.data, Data::Packed { int8: Some(_), .. } | Data::Int8 { .. })
+    }
+
+    /// Bytes of one row, for sharing out work.
+    pub(crate) fn row_bytes(&self) -> usize {
+        match &self.data {
+            Data::Packed { .. } => self.k / 2,
+            Data::Dense { dtype, .. } => self.k * dtype.size(),
+            Data::Int8 { .. } => self.k,
+        }
+    }
+
+    /// Row `row` in `f32`, exactly.
+    pub(crate) fn row_f32(&self, row: usize, out: &mut [f32]) {
+        let range = row * self.k..(row + 1) * self.k;
+        match &self.data {
+            Data::Packed { tensor, .. } => tensor.dequantize_range(range, out),
+            Data::Dense { dtype, bytes } => {
+                let size = dtype.size();
+                to_f32(*dtype, &bytes[range.start * size..range.end * size], out);
+            }
+            Data::Int8 { codes, scales } => {
+                let blocks = codes[range].chunks_exact(BLOCK).zip(out.chunks_exact_mut(BLOCK));
+                for ((codes, out), scale) in blocks.zip(&scales[row * self.k / BLOCK..]) {
+                    for i in 0..BLOCK / 2 {
+                        out[2 * i] = f32::from(codes[i]) * scale.to_f32();
+                        out[2 * i + 1] = f32::from(codes[BLOCK / 2 + i]) * scale.to_f32();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Elements that share a weight scale in the int8 kernels: [`BLOCK`], or half of it.
+    pub(crate) fn scale_block(&self) -> usize {
+        match &self.data {
+            Data::Packed { tensor, .. } => tensor.blocksize.min(BLOCK),
+            _ => BLOCK,
+        }
+    }
+
+    /// Weight scales of a row, one for every [`Matrix::scale_block`] elements, the code's step included.
+    pub(crate) fn row_scales(&self, row: usize, out: &mut [f32]) {
+        match &self.data {
+            Data::Packed { tensor, int8: Some(code) } => {
+                packed_scales(tensor, row * self.k, code.step, out)
+            }
+            Data::Int8 { scales, .. } => {
+                for (out, scale) in out.iter_mut().zip(&scales[row * self.k / BLOCK..]) {
+                    *out = scale.to_f32();
+                }
+            }
+            _ => unreachable!("only int8 matrices have scales"),
+        }
+    }
+
+    /// The packed bytes of a row.
+    pub(crate) fn packed_row<'a>(&'a self, row: usize, scales: &'a [f32]) -> PackedRow<'a> {
+        let Data::Packed { tensor, .. } = &self.data else { unreachable!("not a packed matrix") };
+        PackedRow { packed: &tensor.packed[row * self.k / 2..(row + 1) * self.k / 2], scales }
+    }
+}
+
+/// Scales from flat element `start` on, times `step`.
+fn packed_scales(tensor: &PackedTensor, start: usize, step: f32, out: &mut [f32]) {
+    match &tensor.absmax {
+        // The common case, blocks of 64 and one nested scale per 256 of them: no division in the loop.
+        Absmax::Nested { codes, map, nested_absmax, blocksize, offset, first }
+            if tensor.blocksize == BLOCK =>
+        {
+            let block = start / BLOCK;
+            let codes = &codes[block..block + out.len()];
+            let mut done = 0;
+            while done < codes.len() {
+                let at = first + block + done;
+                let end = codes.len().min(done + blocksize - at % blocksize);
+                let (scale, offset) = (nested_absmax[at / blocksize] * step, offset * step);
+                for (out, &code) in out[done..end].iter_mut().zip(&codes[done..end]) {
+                    *out = map[code as usize] * scale + offset;
+                }
+                done = end;
+            }
+        }
+        absmax => {
+            let per_scale = tensor.blocksize.min(BLOCK);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = absmax.get((start + i * per_scale) / tensor.blocksize) * step;
+            }
+        }
+    }
+}
+
+/// A vector of any type as `f32`.
+pub(crate) fn load_vector(weight: Weight) -> Result<Vec<f32>, BackendError> {
+    match (weight.shape(), &weight) {
+        (&[n], Weight::Dense { dtype, bytes, .. }) => {
+            let mut out = vec![0.0; n];
+            to_f32(*dtype, bytes, &mut out);
+            Ok(out)
+        }
+        (shape, _) => {
+            Err(BackendError::Shape { found: shape.to_vec(), expected: "a plain vector" })
+        }
+    }
+}
+
+/// Converts little-endian numbers exactly.
+pub(crate) fn to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::Bf16 => {
+            for (out, raw) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                *out = f32::from_bits(u32::from(u16::from_le_bytes([raw[0], raw[1]])) << 16);
+            }
+        }
+        Dtype::F16 => {
+            for (out, raw) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                *out = f16::from_le_bytes([raw[0], raw[1]]).to_f32();
+            }
+        }
+        Dtype::F32 => {
+            for (out, raw) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                *out = f32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]);
+            }
+        }
+    }
+}
+
+fn round_to_int8(dtype: Dtype, bytes: &[u8]) -> Data {
+    let num_blocks = bytes.len() / dtype.size() / BLOCK;
+    let mut codes = vec![0i8; num_blocks * BLOCK];
+    let mut scales = vec![f16::ZERO; num_blocks];
+    let mut values = [0.0; BLOCK];
+    let blocks = bytes.chunks_exact(BLOCK * dtype.size()).zip(codes.chunks_exact_mut(BLOCK));
+    for ((bytes, codes), scale) in blocks.zip(&mut scales) {
+        to_f32(dtype, bytes, &mut values);
+        let absmax = values.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+        // Rounded up, so that no code leaves ±127.
+        *scale = f16::from_f32(absmax / 127.0 * (1.0 + 1.0 / 1024.0));
+        let inverse = if *scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
+        for i in 0..BLOCK / 2 {
+            codes[i] = (values[2 * i] * inverse).round() as i8;
+            codes[BLOCK / 2 + i] = (values[2 * i + 1] * inverse).round() as i8;
+        }
+    }
+    Data::Int8 { codes, scales }
+}
