@@ -109,11 +109,16 @@ impl<'a> From<&'a Vec<f32>> for Values<'a> {
 
 /// A [`Dtype`] that loops are compiled for.
 pub(crate) trait Element {
-    /// Bytes a value takes.
-    const SIZE: usize;
+    const DTYPE: Dtype;
+    const SIZE: usize = Self::DTYPE.size();
 
     /// Converts one little-endian value of [`Element::SIZE`] bytes, exactly.
     fn to_f32(raw: &[u8]) -> f32;
+
+    /// The value with these bits, if it is finite.
+    fn finite(bits: u32) -> Option<f32> {
+        Some(Self::to_f32(&bits.to_le_bytes()[..Self::SIZE])).filter(|value| value.is_finite())
+    }
 }
 
 pub(crate) struct F32;
@@ -121,7 +126,7 @@ pub(crate) struct Bf16;
 pub(crate) struct F16;
 
 impl Element for F32 {
-    const SIZE: usize = 4;
+    const DTYPE: Dtype = Dtype::F32;
 
     #[inline(always)]
     fn to_f32(raw: &[u8]) -> f32 {
@@ -130,7 +135,7 @@ impl Element for F32 {
 }
 
 impl Element for Bf16 {
-    const SIZE: usize = 2;
+    const DTYPE: Dtype = Dtype::Bf16;
 
     #[inline(always)]
     fn to_f32(raw: &[u8]) -> f32 {
@@ -139,7 +144,7 @@ impl Element for Bf16 {
 }
 
 impl Element for F16 {
-    const SIZE: usize = 2;
+    const DTYPE: Dtype = Dtype::F16;
 
     #[inline(always)]
     fn to_f32(raw: &[u8]) -> f32 {

@@ -111,7 +111,7 @@ fn dequantizes_to_the_same_bits() {
     for case in cases() {
         case.expected.validate().unwrap();
         let mut out = vec![f32::NAN; case.expected.len()];
-        for isa in Isa::available() {
+        for &isa in Isa::available() {
             case.expected.dequantize_range_with(isa, 0..out.len(), &mut out);
             assert_same_bits(&format!("{} on {isa}", case.name), &out, &case.dequantized);
         }
@@ -125,7 +125,7 @@ fn quantizes_to_the_same_codes_and_scales() {
     for case in cases().into_iter().filter(|case| !case.config.double_quant) {
         let Absmax::Plain(expected) = &case.expected.absmax else { panic!("{}", case.name) };
         let QuantConfig { quant_type, blocksize, .. } = case.config;
-        for isa in Isa::available() {
+        for &isa in Isa::available() {
             let name = format!("{} on {isa}", case.name);
             let mut packed = vec![0; case.expected.packed.len()];
             let mut absmax = vec![f32::NAN; expected.len()];
