@@ -52,10 +52,11 @@ impl Absmax {
         let sum: f64 = absmax.iter().map(|scale| f64::from(*scale)).sum();
         let offset = (sum / absmax.len().max(1) as f64) as f32;
         let map = dynamic_map();
+        let midpoints = midpoints(&map);
         let mut codes = Vec::with_capacity(absmax.len());
         let mut nested_absmax = Vec::with_capacity(absmax.len().div_ceil(NESTED_BLOCKSIZE));
         for block in absmax.chunks(NESTED_BLOCKSIZE) {
-            nested_absmax.push(quantize_block(block, offset, &map, &mut codes));
+            nested_absmax.push(quantize_block(block, offset, &midpoints, &mut codes));
         }
         Ok(Absmax::Nested {
             codes: codes.into(),
@@ -70,27 +71,38 @@ impl Absmax {
 
 /// Quantizes `block - offset` and returns its scale. As with 4-bit codes, a full block is scaled by the reciprocal, the
 /// incomplete last one by a division.
-fn quantize_block(block: &[f32], offset: f32, map: &[f32; 256], codes: &mut Vec<u8>) -> f32 {
-    let absmax = block.iter().fold(0.0f32, |max, scale| max.max((scale - offset).abs()));
+fn quantize_block(block: &[f32], offset: f32, midpoints: &[f32; 256], codes: &mut Vec<u8>) -> f32 {
+    let magnitudes = block.iter().map(|scale| (scale - offset).abs().to_bits());
+    let absmax = f32::from_bits(magnitudes.max().unwrap_or(0));
     let clamped = absmax.max(ABSMAX_MIN);
-    let full = block.len() == NESTED_BLOCKSIZE;
-    let reciprocal = 1.0 / clamped;
-    codes.extend(block.iter().map(|scale| {
-        let centred = scale - offset;
-        let scaled = if full { centred * reciprocal } else { centred / clamped };
-        nearest(map, scaled.clamp(-1.0, 1.0))
-    }));
-    if full { absmax } else { clamped }
+    if block.len() == NESTED_BLOCKSIZE {
+        let reciprocal = 1.0 / clamped;
+        codes.extend(block.iter().map(|scale| code_of(midpoints, (scale - offset) * reciprocal)));
+        absmax
+    } else {
+        codes.extend(block.iter().map(|scale| code_of(midpoints, (scale - offset) / clamped)));
+        clamped
+    }
 }
 
-/// Number of midpoints between neighbours of the map that are strictly below `scaled`.
-fn nearest(map: &[f32; 256], scaled: f32) -> u8 {
-    let (mut low, mut high) = (0, 255);
-    while low < high {
-        let mid = (low + high) / 2;
-        if scaled > (map[mid] + map[mid + 1]) / 2.0 { low = mid + 1 } else { high = mid }
+/// The midpoints of neighbours in the map, in `f32` as bitsandbytes computes them, and infinity after the last.
+fn midpoints(map: &[f32; 256]) -> [f32; 256] {
+    let mut midpoints = [f32::INFINITY; 256];
+    for (midpoint, pair) in midpoints.iter_mut().zip(map.windows(2)) {
+        *midpoint = (pair[0] + pair[1]) / 2.0;
     }
-    low as u8
+    midpoints
+}
+
+/// Number of midpoints strictly below `scaled`, by a binary search without branches: they would be unpredictable.
+fn code_of(midpoints: &[f32; 256], scaled: f32) -> u8 {
+    let mut code = 0u8;
+    for bit in (0..8).rev() {
+        let step = 1u8 << bit;
+        let above = scaled > midpoints[usize::from(code + (step - 1))];
+        code += step * u8::from(above);
+    }
+    code
 }
 
 #[cfg(test)]
@@ -105,15 +117,19 @@ mod tests {
     }
 
     #[test]
-    fn nearest_counts_midpoints() {
+    fn a_code_counts_the_midpoints_below() {
         let map = dynamic_map();
-        for i in 0..255 {
-            let midpoint = (map[i] + map[i + 1]) / 2.0;
-            assert_eq!(nearest(&map, map[i]) as usize, i);
-            assert_eq!(nearest(&map, midpoint) as usize, i);
-            assert_eq!(nearest(&map, midpoint.next_up()) as usize, i + 1);
+        let midpoints = midpoints(&map);
+        for (i, value) in map.iter().enumerate() {
+            assert_eq!(usize::from(code_of(&midpoints, *value)), i);
         }
-        assert_eq!(nearest(&map, 1.0), 255);
+        for (i, midpoint) in midpoints[..255].iter().enumerate() {
+            assert_eq!(usize::from(code_of(&midpoints, *midpoint)), i);
+            assert_eq!(usize::from(code_of(&midpoints, midpoint.next_up())), i + 1);
+        }
+        // A product with a reciprocal can come out a little above one.
+        assert_eq!(code_of(&midpoints, 1.0f32.next_up()), 255);
+        assert_eq!(code_of(&midpoints, -1.0f32.next_up()), 0);
     }
 
     #[test]
