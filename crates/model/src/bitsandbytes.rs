@@ -7,6 +7,7 @@ use std::sync::Arc;
 use quant::{Absmax, PackedTensor, QuantType};
 use serde::Deserialize;
 
+use crate::chat_template::python_float;
 use crate::checkpoint::Tensor;
 use crate::safetensors::Dtype;
 use crate::{Checkpoint, ModelError, Result};
@@ -82,16 +83,6 @@ impl QuantState {
             shape.join(", ")
         )
     }
-}
-
-/// A finite double as Python's `repr` has it: the shortest digits that read back, with an exponent below 1e-4.
-fn python_float(value: f64) -> String {
-    if value != 0.0 && value.abs() < 1e-4 {
-        let text = format!("{value:e}");
-        let (digits, exponent) = text.split_once("e-").unwrap_or((&text, "0"));
-        return format!("{digits}e-{exponent:0>2}");
-    }
-    format!("{value:?}")
 }
 
 fn quant_type<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<QuantType, D::Error> {

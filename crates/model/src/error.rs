@@ -96,6 +96,9 @@ pub enum ModelError {
     /// The destination of `quantize` is there already.
     #[error("{} exists already; remove it or name another destination", .0.display())]
     Exists(PathBuf),
+    /// The tokenizer failed.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
     /// The chat template failed, or refused the messages.
     #[error("chat template: {0}")]
     Template(String),

@@ -185,7 +185,10 @@ impl<L> FeedForward<L> {
             Mlp::Dense(mlp) => FeedForward::Dense(load_mlp(backend, mlp)?),
             Mlp::Moe { gate, experts } => FeedForward::Moe(Moe {
                 gate: backend.load_linear(gate, None, Role::Router)?,
-                experts: experts.into_iter().map(|e| load_mlp(backend, e)).collect::<Result<_, _>>()?,
+                experts: experts
+                    .into_iter()
+                    .map(|e| load_mlp(backend, e))
+                    .collect::<Result<_, _>>()?,
                 num_experts_per_tok: config.map_or(1, |moe| moe.num_experts_per_tok),
                 norm_topk_prob: config.is_some_and(|moe| moe.norm_topk_prob),
             }),
@@ -193,7 +196,10 @@ impl<L> FeedForward<L> {
     }
 }
 
-fn load_mlp<B: Backend>(backend: &B, mlp: ExpertWeights) -> Result<GatedMlp<B::Linear>, BackendError> {
+fn load_mlp<B: Backend>(
+    backend: &B,
+    mlp: ExpertWeights,
+) -> Result<GatedMlp<B::Linear>, BackendError> {
     Ok(GatedMlp {
         gate_proj: load_linear(backend, mlp.gate_proj)?,
         up_proj: load_linear(backend, mlp.up_proj)?,

@@ -22,7 +22,10 @@ fn expected(case: &Path) -> Expected {
     let tokens = data("tokens");
     let logits = data("logits");
     Expected {
-        tokens: tokens.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect(),
+        tokens: tokens
+            .chunks_exact(8)
+            .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32)
+            .collect(),
         logits: logits.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
     }
 }
@@ -40,7 +43,8 @@ fn run(case: &Path, precision: Precision, tokens: &[u32], steps: &[usize]) -> Ve
     for &len in steps {
         let positions: Vec<u32> = (start as u32..(start + len) as u32).collect();
         let spans = [SequenceSpan { start: 0, len, block_table: &block_table }];
-        let batch = Batch { tokens: &tokens[start..start + len], positions: &positions, sequences: &spans };
+        let batch =
+            Batch { tokens: &tokens[start..start + len], positions: &positions, sequences: &spans };
         let rows: Vec<u32> = (0..len as u32).collect();
         model.step(&mut cpu, &mut workspace, &mut cache, &batch, &rows, &mut logits);
         all.extend_from_slice(&logits);
