@@ -16,6 +16,8 @@ pub mod tokenizer;
 pub mod chat_template;
 pub mod generation_config;
 mod special_tokens;
+pub mod quantize;
+pub mod locate;
 mod error;
 
 pub use chat_template::{Chat, ChatTemplate};

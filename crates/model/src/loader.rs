@@ -1,6 +1,7 @@
 //! From the tensors of a checkpoint to the weights of a model, layer by layer.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use backend::Weight;
 use quant::{Dtype, PackedTensor, QuantConfig, Values};
@@ -77,53 +78,26 @@ impl<'a> WeightLoader<'a> {
     }
 
     fn load(&mut self, param: &Param) -> Result<Weight> {
-        let place = find(self.checkpoint, param)?;
+        let (place, file) = find(self.checkpoint, param)?;
         self.used.insert(place.tensor.clone());
         match bitsandbytes::read(self.checkpoint, &place.tensor)? {
             Some(packed) => {
                 self.used.extend(bitsandbytes::companions(&place.tensor));
-                self.packed(param, place, packed)
+                check_shape(file, place, &packed.shape)?;
+                if !param.is_linear {
+                    let message = "is quantized, but is no weight of a linear layer";
+                    return Err(ModelError::tensor(file, &place.tensor, message));
+                }
+                Ok(take_packed(param, place, packed))
             }
             None => self.dense(param, place),
         }
     }
 
-    fn packed(&self, param: &Param, place: &Place, packed: PackedTensor) -> Result<Weight> {
-        let wrong = |message| self.wrong(place, message);
-        if !param.is_linear {
-            return Err(wrong("is quantized, but is no weight of a linear layer".to_owned()));
-        }
-        if packed.shape != place.shape {
-            let (found, expected) = (packed.shape, &place.shape);
-            return Err(wrong(format!(
-                "has shape {found:?}, but config.json asks for {expected:?}"
-            )));
-        }
-        if packed.len() == param.len() {
-            return Ok(Weight::Packed(PackedTensor { shape: param.shape.clone(), ..packed }));
-        }
-        let range = place.first..place.first + param.len();
-        if let Some(slice) = bitsandbytes::slice(&packed, range.clone(), param.shape.clone()) {
-            return Ok(Weight::Packed(slice));
-        }
-        // A slice that begins within a block has no scales of its own: it is unpacked, at eight times the size.
-        let mut values = vec![0.0; range.len()];
-        packed.dequantize_range(range, &mut values);
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let (dtype, shape) = (Dtype::F32, param.shape.clone());
-        Ok(Weight::Dense { dtype, shape, bytes: bytes.into() })
-    }
-
     fn dense(&self, param: &Param, place: &Place) -> Result<Weight> {
         let tensor = self.checkpoint.tensor(&place.tensor)?;
         let dtype = dense_dtype(&tensor, &place.tensor)?;
-        if tensor.shape != place.shape {
-            let (found, expected) = (&tensor.shape, &place.shape);
-            return Err(self.wrong(
-                place,
-                format!("has shape {found:?}, but config.json asks for {expected:?}"),
-            ));
-        }
+        check_shape(&tensor.file, place, &tensor.shape)?;
         let size = dtype.size();
         let bytes = tensor.bytes.slice(place.first * size..(place.first + param.len()) * size);
         let shape = param.shape.clone();
@@ -141,13 +115,23 @@ impl<'a> WeightLoader<'a> {
         let asked = || self.policy.for_linear(param.module());
         (param.is_linear && !is_quantized).then(asked).flatten()
     }
+}
 
-    fn wrong(&self, place: &Place, message: String) -> ModelError {
-        match self.checkpoint.info(&place.tensor) {
-            Some((_, file)) => ModelError::tensor(file, &place.tensor, message),
-            None => self.checkpoint.missing(&place.tensor),
-        }
+/// The parameter's part of a 4-bit tensor.
+fn take_packed(param: &Param, place: &Place, packed: PackedTensor) -> Weight {
+    let shape = param.shape.clone();
+    if packed.len() == param.len() {
+        return Weight::Packed(PackedTensor { shape, ..packed });
     }
+    let range = place.first..place.first + param.len();
+    if let Some(slice) = bitsandbytes::slice(&packed, range.clone(), shape.clone()) {
+        return Weight::Packed(slice);
+    }
+    // A slice that begins within a block has no scales of its own: it is unpacked, at eight times the size.
+    let mut values = vec![0.0; range.len()];
+    packed.dequantize_range(range, &mut values);
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Weight::Dense { dtype: Dtype::F32, shape, bytes: bytes.into() }
 }
 
 fn pack(
@@ -160,12 +144,24 @@ fn pack(
     packer.finish()
 }
 
-/// The place where a parameter lies.
-pub(crate) fn find<'p>(checkpoint: &Checkpoint, param: &'p Param) -> Result<&'p Place> {
+/// The place where a parameter lies, and the file that holds it.
+pub(crate) fn find<'p, 'c>(
+    checkpoint: &'c Checkpoint,
+    param: &'p Param,
+) -> Result<(&'p Place, &'c Path)> {
     let mut places = param.places.iter();
     places
-        .find(|place| checkpoint.info(&place.tensor).is_some())
+        .find_map(|place| Some((place, checkpoint.info(&place.tensor)?.1)))
         .ok_or_else(|| checkpoint.missing(&param.name))
+}
+
+/// The shape that a tensor has must be the one that the config asks for.
+pub(crate) fn check_shape(file: &Path, place: &Place, found: &[usize]) -> Result<()> {
+    if found == place.shape {
+        return Ok(());
+    }
+    let message = format!("has shape {found:?}, but config.json asks for {:?}", place.shape);
+    Err(ModelError::tensor(file, &place.tensor, message))
 }
 
 /// The type of an unquantized tensor, which must be one that models are computed from.

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -94,6 +96,18 @@ pub fn header_len(prefix: &[u8], file_len: u64, file: &Path) -> Result<usize> {
         ));
     }
     Ok(len as usize)
+}
+
+/// Reads and checks the header of a file, and nothing else of it.
+pub fn read_header(path: &Path) -> Result<BTreeMap<String, TensorInfo>> {
+    let failed = || ModelError::io("read", path);
+    let file = File::open(path).map_err(failed())?;
+    let file_len = file.metadata().map_err(failed())?.len();
+    let mut start = Vec::new();
+    (&file).take(8).read_to_end(&mut start).map_err(failed())?;
+    let len = header_len(&start, file_len, path)?;
+    (&file).take(len as u64).read_to_end(&mut start).map_err(failed())?;
+    parse_header(&start, file_len, path)
 }
 
 /// Parses and checks the tensors of a file of `file_len` bytes. `start` is its beginning: the eight bytes of length and
