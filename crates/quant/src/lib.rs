@@ -39,7 +39,7 @@ pub enum QuantError {
         /// The length that the shape and blocksize ask for.
         expected: usize,
     },
-    /// A scale is NaN, infinite or negative.
+    /// A scale is NaN or infinite.
     #[error("{what}[{index}] is {value}, not a finite scale")]
     Scale {
         /// Which array.

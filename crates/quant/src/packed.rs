@@ -99,10 +99,7 @@ impl PackedTensor {
                 finite("nested_quant_map", &map[..])?;
                 finite("nested_absmax", nested_absmax)?;
                 finite("nested_offset", &[*offset])?;
-                // Finite parts can still make an infinite scale: the largest that they could make must not be.
-                let largest =
-                    |values: &[f32]| values.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
-                finite("absmax", &[largest(&map[..]) * largest(nested_absmax) + offset.abs()])
+                finite_scales(&self.absmax, &map[..], nested_absmax, *offset)
             }
         }
     }
@@ -169,5 +166,96 @@ fn finite(what: &'static str, values: &[f32]) -> Result<(), QuantError> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
         Some(index) => Err(QuantError::Scale { what, index, value: values[index] }),
+    }
+}
+
+/// Finite parts can still make an infinite scale. Scales near the largest number are all looked at; any others are ruled
+/// out by the largest that the parts could make.
+fn finite_scales(
+    absmax: &Absmax,
+    map: &[f32],
+    nested_absmax: &[f32],
+    offset: f32,
+) -> Result<(), QuantError> {
+    let largest = |values: &[f32]| values.iter().fold(0.0, |max: f32, v| max.max(v.abs()));
+    if (largest(map) * largest(nested_absmax) + offset.abs()).is_finite() {
+        return Ok(());
+    }
+    match (0..absmax.len()).find(|i| !absmax.get(*i).is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(QuantError::Scale { what: "absmax", index, value: absmax.get(index) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dynamic_map;
+
+    fn nested(nested_absmax: f32, offset: f32, codes: &'static [u8]) -> PackedTensor {
+        PackedTensor {
+            quant_type: QuantType::Nf4,
+            blocksize: 64,
+            shape: vec![codes.len(), 64],
+            packed: vec![0; 32 * codes.len()].into(),
+            absmax: Absmax::Nested {
+                codes: Bytes::from_static(codes),
+                map: dynamic_map(),
+                nested_absmax: [nested_absmax].into(),
+                blocksize: NESTED_BLOCKSIZE,
+                offset,
+                first: 0,
+            },
+        }
+    }
+
+    #[track_caller]
+    fn check(tensor: &PackedTensor, expected: &str) {
+        let found = tensor.validate().err().map(|error| error.to_string());
+        assert_eq!(found.as_deref().unwrap_or("ok"), expected);
+    }
+
+    #[test]
+    fn a_sound_tensor_passes() {
+        check(&nested(0.5, 1.0, &[0, 127, 255]), "ok");
+        check(&nested(3e38, 2e38, &[0, 127]), "ok");
+    }
+
+    #[test]
+    fn scales_that_are_not_finite_are_named() {
+        check(&nested(3e38, 2e38, &[0, 255]), "absmax[1] is inf, not a finite scale");
+        check(&nested(f32::NAN, 0.0, &[0]), "nested_absmax[0] is NaN, not a finite scale");
+        check(&nested(1.0, f32::INFINITY, &[0]), "nested_offset[0] is inf, not a finite scale");
+        let absmax = Absmax::Plain([1.0, f32::NEG_INFINITY].into());
+        let tensor = PackedTensor { absmax, ..nested(1.0, 0.0, &[0, 0]) };
+        check(&tensor, "absmax[1] is -inf, not a finite scale");
+    }
+
+    #[test]
+    fn lengths_follow_from_the_shape() {
+        let tensor = nested(1.0, 0.0, &[0, 0]);
+        let shape = |shape: &[usize]| PackedTensor { shape: shape.to_vec(), ..tensor.clone() };
+        check(&shape(&[3, 64]), "weight holds 64 elements, expected 96");
+        check(&shape(&[127]), "ok");
+        check(
+            &shape(&[usize::MAX, 2]),
+            &format!("shape [{}, 2] has too many elements", usize::MAX),
+        );
+        let blocksize = |blocksize| PackedTensor { blocksize, ..tensor.clone() };
+        check(&blocksize(32), "absmax holds 2 elements, expected 4");
+        let valid = "is not one of 32, 64, 128, 256, 512, 1024, 2048, 4096";
+        check(&blocksize(0), &format!("blocksize 0 {valid}"));
+        check(&blocksize(96), &format!("blocksize 96 {valid}"));
+    }
+
+    #[test]
+    fn a_slice_reaches_into_the_nested_scales_of_the_whole() {
+        let mut tensor = nested(1.0, 0.0, &[0, 0]);
+        let Absmax::Nested { first, .. } = &mut tensor.absmax else { panic!("not nested") };
+        *first = 254;
+        check(&tensor, "ok");
+        let Absmax::Nested { first, .. } = &mut tensor.absmax else { panic!("not nested") };
+        *first = 255;
+        check(&tensor, "nested_absmax holds 1 elements, expected 2");
     }
 }

@@ -19,13 +19,14 @@ fn config() -> impl Strategy<Value = QuantConfig> {
     })
 }
 
-/// Weights of very different sizes, zeros and subnormal numbers among them.
+/// Weights of very different sizes, zeros and subnormal numbers among them. (Close to the largest number, the sum of a
+/// mean and a difference from it can round to infinity, here as in bitsandbytes.)
 fn weights() -> impl Strategy<Value = Vec<f32>> {
     let weight = prop_oneof![
         6 => -1.0f32..1.0,
         1 => Just(0.0),
         1 => -1e-37f32..1e-37,
-        1 => any::<f32>().prop_filter("finite", |x| x.is_finite()),
+        1 => any::<f32>().prop_filter("too large", |x| x.abs() < 1e38),
     ];
     prop_oneof![vec(-0.1f32..0.1, 0..3000), vec(weight, 0..3000)]
 }
