@@ -1,1 +1,60 @@
-//! placeholder
+//! Turns a model into answers: one sequence at a time, in steps, on any backend.
+//!
+//! Nothing here reads a clock, a file or the network: the caller passes tokens in and gets tokens and events back.
+
+mod runner;
+mod sampler;
+mod stop;
+mod generate;
+mod score;
+
+pub use generate::{Completion, Event, FinishReason, GeneratedToken, Request, generate};
+pub use runner::{ModelRunner, PREFILL_TILE, Runner, Session};
+pub use sampler::{
+    ParamError, Sampled, Sampler, SamplingParams, argmax, log_sum_exp, top_logprobs,
+};
+pub use score::{Score, score};
+pub use stop::StopStrings;
+
+/// Why a request cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// There is nothing to continue from.
+    #[error("the prompt holds no token")]
+    EmptyPrompt,
+    /// The prompt, and at least one token of an answer, do not fit into the context.
+    #[error(
+        "the prompt holds {tokens} tokens, but the context ends at {context}; shorten it or raise --context"
+    )]
+    TooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("token [{index}] is {token}, but the vocabulary ends at {vocab_size}")]
+    Token {
+        /// Its place in the input.
+        index: usize,
+        /// The id.
+        token: u32,
+        /// Number of ids that the model has.
+        vocab_size: usize,
+    },
+    /// A sampling parameter is out of range.
+    #[error(transparent)]
+    Param(#[from] ParamError),
+    /// The model computed something that is no number.
+    #[error(
+        "the logits of token {position} are not finite: the weights are corrupt, or the format overflows"
+    )]
+    NotFinite {
+        /// Position of the token.
+        position: usize,
+    },
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
+}

@@ -1,0 +1,139 @@
+//! A model on a backend, and the tokens that its cache holds.
+
+use backend::{Backend, BackendError, Batch, KV_BLOCK_SIZE, SequenceSpan};
+use model::{Config, Transformer, Workspace};
+
+use crate::EngineError;
+
+/// Tokens of a prompt that are computed at a time: enough to share every weight among many, few enough that their
+/// activations stay small.
+pub const PREFILL_TILE: usize = 512;
+
+/// A model that computes steps, whatever the backend.
+pub trait ModelRunner: Send {
+    /// The model's configuration.
+    fn config(&self) -> &Config;
+    /// Tokens that the cache holds.
+    fn context(&self) -> usize;
+    /// Computes the tokens of `batch` (at most [`PREFILL_TILE`]) and leaves the logits of `rows`.
+    fn step(&mut self, batch: &Batch<'_>, rows: &[u32], logits: &mut Vec<f32>);
+}
+
+/// A model, its backend and its cache.
+pub struct Runner<B: Backend> {
+    backend: B,
+    model: Transformer<B>,
+    workspace: Workspace<B>,
+    cache: B::KvCache,
+    context: usize,
+}
+
+impl<B: Backend> Runner<B> {
+    /// Makes room for `context` tokens, rounded up to whole blocks.
+    ///
+    /// # Errors
+    /// If the backend cannot hold that much.
+    pub fn new(backend: B, model: Transformer<B>, context: usize) -> Result<Self, BackendError> {
+        let context = context.next_multiple_of(KV_BLOCK_SIZE);
+        let workspace = model.workspace(&backend, PREFILL_TILE)?;
+        let cache = model.kv_cache(&backend, context)?;
+        Ok(Runner { backend, model, workspace, cache, context })
+    }
+}
+
+impl<B: Backend> ModelRunner for Runner<B> {
+    fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    fn context(&self) -> usize {
+        self.context
+    }
+
+    fn step(&mut self, batch: &Batch<'_>, rows: &[u32], logits: &mut Vec<f32>) {
+        batch.assert_valid(self.model.config().vocab_size, self.context / KV_BLOCK_SIZE);
+        let Runner { backend, model, workspace, cache, .. } = self;
+        model.step(backend, workspace, cache, batch, rows, logits);
+    }
+}
+
+/// One sequence at a time on a runner. What the cache holds of the last one is used again as far as the next begins
+/// alike, so that a chat computes only what is new.
+pub struct Session {
+    runner: Box<dyn ModelRunner>,
+    block_table: Vec<u32>,
+    /// Tokens whose keys and values the cache holds.
+    cached: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl Session {
+    /// A session with an empty cache.
+    pub fn new(runner: Box<dyn ModelRunner>) -> Self {
+        let blocks = (runner.context() / KV_BLOCK_SIZE) as u32;
+        Session {
+            runner,
+            block_table: (0..blocks).collect(),
+            cached: Vec::new(),
+            logits: Vec::new(),
+        }
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        self.runner.config()
+    }
+
+    /// Tokens that a sequence may have, prompt and answer together.
+    pub fn context(&self) -> usize {
+        self.runner.context()
+    }
+
+    /// Checks that the model has these tokens and that they fit, with room for `more`.
+    pub(crate) fn check(&self, tokens: &[u32], more: usize) -> Result<(), EngineError> {
+        if tokens.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        if tokens.len() + more > self.context() {
+            return Err(EngineError::TooLong { tokens: tokens.len(), context: self.context() });
+        }
+        let vocab_size = self.config().vocab_size;
+        match tokens.iter().position(|&token| token as usize >= vocab_size) {
+            Some(index) => Err(EngineError::Token { index, token: tokens[index], vocab_size }),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets everything beyond the tokens with which `tokens` begins, the last excepted: its logits are wanted.
+    /// Returns how many remain.
+    pub(crate) fn keep_common_prefix(&mut self, tokens: &[u32]) -> usize {
+        let common = self.cached.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let kept = common.min(tokens.len().saturating_sub(1));
+        self.cached.truncate(kept);
+        kept
+    }
+
+    /// Appends up to [`PREFILL_TILE`] tokens; returns the logits of the last `wanted` of them.
+    pub(crate) fn append(
+        &mut self,
+        tokens: &[u32],
+        wanted: usize,
+    ) -> Result<&mut [f32], EngineError> {
+        let (start, len) = (self.cached.len(), tokens.len());
+        let positions: Vec<u32> = (start as u32..(start + len) as u32).collect();
+        let rows: Vec<u32> = ((len - wanted) as u32..len as u32).collect();
+        let spans = [SequenceSpan { start: 0, len, block_table: &self.block_table }];
+        let batch = Batch { tokens, positions: &positions, sequences: &spans };
+        self.runner.step(&batch, &rows, &mut self.logits);
+        self.cached.extend_from_slice(tokens);
+        let vocab_size = self.runner.config().vocab_size;
+        for (row, logits) in self.logits.chunks_exact(vocab_size).enumerate() {
+            if logits.iter().any(|v| !v.is_finite()) {
+                let position = start + len - wanted + row;
+                self.cached.clear();
+                return Err(EngineError::NotFinite { position });
+            }
+        }
+        Ok(&mut self.logits)
+    }
+}
