@@ -96,13 +96,13 @@ fn midpoints(map: &[f32; 256]) -> [f32; 256] {
 
 /// Number of midpoints strictly below `scaled`, by a binary search without branches: they would be unpredictable.
 fn code_of(midpoints: &[f32; 256], scaled: f32) -> u8 {
-    let mut code = 0u8;
+    let mut code = 0;
     for bit in (0..8).rev() {
-        let step = 1u8 << bit;
-        let above = scaled > midpoints[usize::from(code + (step - 1))];
-        code += step * u8::from(above);
+        let step = 1 << bit;
+        let above = scaled > midpoints[(code + (step - 1)) & 255];
+        code += step * usize::from(above);
     }
-    code
+    code as u8
 }
 
 #[cfg(test)]
