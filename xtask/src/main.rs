@@ -1,1 +1,70 @@
-fn main() {}
+//! The repository's own commands. `cargo xtask help` lists them.
+
+mod suites;
+mod ci;
+mod tidy;
+mod peers;
+mod soak;
+mod kill;
+mod plot;
+mod shell;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask <COMMAND>
+
+  test                 build everything and run every test that needs no more than Rust
+  ci                   what CI runs: rustfmt, clippy, rustdoc, tidy, the fuzz targets' build, the demo, then test
+  tidy                 rules of the repository: paths in documents, layers, unsafe, sizes, versions
+  peers                quantize the fixtures and load the artefacts with transformers + bitsandbytes
+                       (the first time: about 1 GB of Python packages, into target/peers)
+  soak [--cases N] [--kills N] [--runs N]
+                       property tests with N cases each (100000), `quantize` killed N times (100), N runs of
+                       each fuzz target (1000000, if cargo-fuzz is installed)
+  plot IN.json OUT.svg bars of what bench/cpu_vs_llama_cpp.py measured
+  help                 this text
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let root = root()?;
+    env::set_current_dir(&root).with_context(|| format!("cannot enter {}", root.display()))?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["test"] => suites::test(),
+        ["ci"] => ci::ci(),
+        ["tidy"] => tidy::tidy(&root),
+        ["peers"] => peers::peers(&root),
+        ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),
+        ["plot", input, output] => plot::plot(Path::new(input), Path::new(output)),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => {
+            bail!("`{}` is no command of xtask; `cargo xtask help` lists them", other.join(" "))
+        }
+    }
+}
+
+/// The root of the repository: the parent of this crate.
+fn root() -> Result<PathBuf> {
+    let manifest = env!("CARGO_MANIFEST_DIR");
+    let root = Path::new(manifest).parent().context("xtask lies in no repository")?;
+    Ok(root.to_path_buf())
+}

@@ -1,0 +1,74 @@
+//! `Cargo.lock`: where dependencies come from, and that there is one version of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::repository::Repository;
+
+/// Crates that stand in two versions because those that use them have not moved together. Small ones only: two versions of
+/// a large one are two incompatible sets of types and twice the build.
+const TWICE: [(&str, &str); 6] = [
+    ("getrandom", "0.3: ahash and rand 0.9 of tokenizers; 0.4: tempfile, rand 0.10"),
+    ("hashbrown", "0.16: safetensors; 0.17: indexmap"),
+    ("rand", "0.9: tokenizers; 0.10: proptest"),
+    ("rand_core", "follows rand"),
+    ("r-efi", "follows getrandom, on UEFI alone"),
+    ("syn", "2: derives of tokenizers; 3: serde and thiserror"),
+];
+
+const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+pub(super) fn check(repository: &Repository) -> Vec<String> {
+    let Some(lock) = repository.text("Cargo.lock") else {
+        return vec!["Cargo.lock: is not committed".into()];
+    };
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let field = |name: &str| {
+            let line =
+                package.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = \""));
+            line.and_then(|value| value.strip_suffix('"'))
+        };
+        let (name, version) = (field("name").unwrap_or("?"), field("version").unwrap_or("?"));
+        versions.entry(name).or_default().insert(version);
+        if let Some(source) = field("source").filter(|source| *source != SOURCE) {
+            found.push(format!("Cargo.lock: {name} comes from {source}, not from crates.io"));
+        }
+    }
+    versions.retain(|_, versions| versions.len() > 1);
+    let allowed = |name: &str| TWICE.iter().any(|(twice, _)| *twice == name);
+    found.extend(versions.iter().filter(|(name, _)| !allowed(name)).map(|(name, versions)| {
+        let versions: Vec<&str> = versions.iter().copied().collect();
+        format!(
+            "Cargo.lock: {name} stands in versions {}; `cargo tree -i {name}` says why",
+            versions.join(" and ")
+        )
+    }));
+    found.extend(TWICE.iter().filter(|(name, _)| !versions.contains_key(name)).map(|(name, _)| {
+        format!("xtask/src/tidy/versions.rs: {name} stands in one version; take it off the list")
+    }));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_version_and_a_strange_source_are_named() {
+        let package = |name: &str, version: &str, source: &str| {
+            format!(
+                "[[package]]\nname = \"{name}\"\nversion = \"{version}\"\nsource = \"{source}\"\n\n"
+            )
+        };
+        let twice =
+            TWICE.iter().flat_map(|(name, _)| ["1.0.0", "2.0.0"].map(|v| package(name, v, SOURCE)));
+        let lock = twice.collect::<String>()
+            + &package("tokenizers", "0.21.4", SOURCE)
+            + &package("tokenizers", "0.23.2", "git+https://example.com/tokenizers");
+        let found = check(&Repository::of(&[("Cargo.lock", &lock)]));
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("tokenizers comes from git+https"));
+        assert!(found[1].contains("tokenizers stands in versions 0.21.4 and 0.23.2"));
+    }
+}
