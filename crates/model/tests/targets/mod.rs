@@ -1,0 +1,72 @@
+//! What is fuzzed: one function a parser, which must return whatever it is given. `fuzz/` runs them on inputs that it
+//! makes up, `tests/corpus.rs` on those in `fuzz/corpus`.
+
+use std::path::Path;
+
+use model::bitsandbytes::QuantState;
+use model::{Chat, ChatTemplate, Config, GenerationConfig, safetensors};
+use serde_json::{Map, Value, json};
+
+/// `config.json`.
+pub(crate) fn config(bytes: &[u8]) {
+    if let Ok(config) = Config::from_json(bytes, Path::new("config.json")) {
+        assert_eq!(config.layers.len(), config.num_hidden_layers);
+        assert_eq!(config.num_attention_heads % config.num_key_value_heads, 0);
+    }
+}
+
+/// A safetensors file; and the same bytes as the JSON of a header, which is where most that can go wrong is.
+pub(crate) fn safetensors(bytes: &[u8]) {
+    check_header(bytes);
+    let mut file = (bytes.len() as u64).to_le_bytes().to_vec();
+    file.extend(bytes);
+    file.extend([0; 64]);
+    check_header(&file);
+}
+
+fn check_header(file: &[u8]) {
+    let Ok(tensors) =
+        safetensors::parse_header(file, file.len() as u64, Path::new("model.safetensors"))
+    else {
+        return;
+    };
+    for info in tensors.values() {
+        let num_bytes = info.shape.iter().product::<usize>() * info.dtype.size();
+        assert_eq!(file[info.bytes.clone()].len(), num_bytes);
+    }
+}
+
+/// The JSON of a quant_state.
+pub(crate) fn quant_state(bytes: &[u8]) {
+    if let Ok(state) = QuantState::parse(bytes) {
+        assert!(state.shape.iter().product::<usize>() > 0);
+    }
+}
+
+/// `generation_config.json`.
+pub(crate) fn generation_config(bytes: &[u8]) {
+    let _ = GenerationConfig::from_json(bytes, Path::new("generation_config.json"));
+}
+
+/// A chat template, compiled and rendered.
+pub(crate) fn chat_template(bytes: &[u8]) {
+    let Ok(source) = str::from_utf8(bytes) else { return };
+    let tokens: Map<String, Value> =
+        [("bos_token".to_owned(), "<s>".into()), ("eos_token".to_owned(), "</s>".into())]
+            .into_iter()
+            .collect();
+    let Ok(template) = ChatTemplate::parse(&[("default", source)], tokens) else { return };
+    let messages = [
+        json!({ "role": "system", "content": "Be brief." }),
+        json!({ "role": "user", "content": [{ "type": "text", "text": "<é & \"b\">" }] }),
+        json!({ "role": "assistant", "content": null, "tool_calls": [{ "function": { "name": "f" } }] }),
+    ];
+    let tools = [json!({ "type": "function", "function": { "name": "f", "parameters": {} } })];
+    let chat = Chat {
+        messages: &messages,
+        tools: Some(&tools),
+        add_generation_prompt: true,
+        variables: Map::new(),
+    };
+    let _ = template.render(chat);
+}
