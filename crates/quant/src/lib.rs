@@ -3,6 +3,18 @@
 //! Pure functions over slices: no I/O, no device, no threads. A weight of shape `[n, k]` is quantized over its flat,
 //! row-major index in blocks of `blocksize` elements. Two elements share a byte, the even one in the high nibble. A
 //! block's scale (`absmax`) is an `f32`, or, with double quantization, an 8-bit code of its own.
+//!
+//! ```
+//! use quant::{QuantConfig, quantize};
+//!
+//! let weights = vec![0.5f32, -1.0, 0.25, 0.0];
+//! let tensor = quantize(&weights, &[2, 2], QuantConfig { double_quant: false, ..Default::default() })?;
+//! assert_eq!(tensor.dequantize()[1], -1.0);
+//! # Ok::<(), quant::QuantError>(())
+//! ```
+//!
+//! The reference is bitsandbytes 0.50.2: its default operators, in `f32`. Whatever the instruction set, the same bytes
+//! give the same bits (`tests/bitsandbytes.rs`).
 
 mod code;
 mod packed;
