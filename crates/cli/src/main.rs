@@ -1,1 +1,25 @@
-fn main() {}
+//! The `halfbyte` command.
+
+mod args;
+mod commands;
+mod device;
+mod models;
+mod memory;
+mod generation;
+mod bandwidth;
+mod shapes;
+mod random_weights;
+mod progress;
+mod interrupt;
+mod output;
+mod build;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    output::guard(|| {
+        let cli = args::parse()?;
+        output::set_json(cli.command.wants_json());
+        commands::run(cli.command)
+    })
+}

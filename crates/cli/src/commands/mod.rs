@@ -1,0 +1,24 @@
+//! The commands, a file each.
+
+pub(crate) mod prompt;
+pub(crate) mod chat;
+pub(crate) mod quantize;
+pub(crate) mod score;
+pub(crate) mod bench;
+pub(crate) mod completions;
+
+use anyhow::Result;
+
+use crate::args::Command;
+
+/// Runs a command.
+pub(crate) fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Prompt(args) => prompt::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -1,0 +1,287 @@
+//! From what was asked to an answer on the screen, timed.
+
+use std::hash::{BuildHasher, RandomState};
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use anyhow::Result;
+use engine::{Completion, EngineError, Event, GeneratedToken, Request, SamplingParams, Session};
+use indicatif::ProgressBar;
+use model::{GenerationConfig, Tokenizer};
+use serde_json::{Value, json};
+
+use crate::args::SamplingArgs;
+use crate::output::{self, CliError};
+use crate::{interrupt, progress};
+
+/// What is sampled: what was given, else what the model's makers recommend, else the likeliest token each time.
+///
+/// # Errors
+/// For a parameter out of its range.
+pub(crate) fn sampling(
+    args: &SamplingArgs,
+    model: &GenerationConfig,
+) -> Result<SamplingParams, EngineError> {
+    // Without `do_sample` the recommended temperature is not in use, as transformers has it.
+    let recommended = match model.do_sample {
+        Some(true) => model.temperature.unwrap_or(1.0),
+        _ => 0.0,
+    };
+    let params = SamplingParams {
+        temperature: args.temperature.unwrap_or(recommended),
+        top_k: args.top_k.or(model.top_k.map(|k| k as usize)).unwrap_or(0),
+        top_p: args.top_p.or(model.top_p).unwrap_or(1.0),
+        min_p: args.min_p.or(model.min_p).unwrap_or(0.0),
+        repetition_penalty: args.repetition_penalty.or(model.repetition_penalty).unwrap_or(1.0),
+        frequency_penalty: args.frequency_penalty,
+        presence_penalty: args.presence_penalty,
+        penalize_prompt: args.penalize_prompt,
+        seed: args.seed.unwrap_or_else(random_seed),
+    };
+    params.validate()?;
+    Ok(params)
+}
+
+/// The standard library's hasher is keyed by the system's random numbers. 53 bits survive JSON everywhere.
+fn random_seed() -> u64 {
+    RandomState::new().hash_one(0) >> 11
+}
+
+/// The parameters in force, for reports.
+pub(crate) fn parameters_json(request: &Request) -> Value {
+    let p = &request.sampling;
+    json!({
+        "max_tokens": request.max_tokens,
+        "temperature": number(p.temperature),
+        "top_k": p.top_k,
+        "top_p": number(p.top_p),
+        "min_p": number(p.min_p),
+        "repetition_penalty": number(p.repetition_penalty),
+        "frequency_penalty": number(p.frequency_penalty),
+        "presence_penalty": number(p.presence_penalty),
+        "penalize_prompt": p.penalize_prompt,
+        "seed": p.seed,
+        "stop": request.stop,
+    })
+}
+
+/// `0.1` as it was typed, not as the nearest `f32` reads in `f64`.
+fn number(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+/// An answer and how long it took.
+pub(crate) struct Answer {
+    pub(crate) completion: Completion,
+    /// Its tokens with their log-probabilities, the one that ended it included.
+    pub(crate) tokens: Vec<GeneratedToken>,
+    /// Seconds until the prompt was computed.
+    pub(crate) prefill_seconds: f64,
+    /// Seconds from the first token to the last; 0 if there are not two.
+    pub(crate) decode_seconds: f64,
+}
+
+impl Answer {
+    /// Tokens of the prompt that were computed, per second; `None` if none were.
+    pub(crate) fn prefill_tokens_per_second(&self) -> Option<f64> {
+        let computed = self.completion.prompt_tokens - self.completion.cached_tokens;
+        (self.prefill_seconds > 0.0).then(|| computed as f64 / self.prefill_seconds)
+    }
+
+    /// Tokens after the first (which the prompt's computation gives) per second; `None` if there are none.
+    pub(crate) fn decode_tokens_per_second(&self) -> Option<f64> {
+        (self.decode_seconds > 0.0).then(|| (self.tokens.len() - 1) as f64 / self.decode_seconds)
+    }
+
+    /// One line for people.
+    pub(crate) fn summary(&self) -> String {
+        let Completion { prompt_tokens, cached_tokens, completion_tokens, finish_reason, .. } =
+            &self.completion;
+        let cached = match cached_tokens {
+            0 => String::new(),
+            cached => format!(" ({cached} cached)"),
+        };
+        let rate =
+            |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}"));
+        format!(
+            "{prompt_tokens} prompt tokens{cached}, {completion_tokens} completion tokens; prefill {} tok/s, decode {} \
+             tok/s; finish_reason: {}",
+            rate(self.prefill_tokens_per_second()),
+            rate(self.decode_tokens_per_second()),
+            finish_reason.name(),
+        )
+    }
+
+    /// Token counts, as the OpenAI API names them.
+    pub(crate) fn usage_json(&self) -> Value {
+        json!({
+            "prompt_tokens": self.completion.prompt_tokens,
+            "completion_tokens": self.completion.completion_tokens,
+            "cached_tokens": self.completion.cached_tokens,
+        })
+    }
+
+    /// Seconds and rates.
+    pub(crate) fn timings_json(&self, load_seconds: f64) -> Value {
+        json!({
+            "load_seconds": load_seconds,
+            "prefill_seconds": self.prefill_seconds,
+            "decode_seconds": self.decode_seconds,
+            "prefill_tokens_per_second": self.prefill_tokens_per_second(),
+            "decode_tokens_per_second": self.decode_tokens_per_second(),
+        })
+    }
+}
+
+/// Generates an answer; `show` gets its text piece by piece. Ctrl-C ends it.
+pub(crate) fn answer(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    request: &Request,
+    show: impl FnMut(&str) -> Result<(), CliError>,
+) -> Result<Answer> {
+    let mut watch = Watch::new(show);
+    interrupt::listen();
+    let completion = engine::generate(session, tokenizer, request, |event| watch.event(event));
+    watch.bar.finish_and_clear();
+    interrupt::clear();
+    let completion = completion?;
+    // What was held back for a stop string or an unfinished character comes with no token.
+    let rest = completion.text.get(watch.shown..).unwrap_or_default();
+    if watch.failed.is_none() && !rest.is_empty() {
+        watch.failed = (watch.show)(rest).err();
+    }
+    match watch.failed {
+        Some(error) => Err(error.into()),
+        None => Ok(Answer {
+            completion,
+            decode_seconds: (watch.last - watch.first).max(0.0),
+            prefill_seconds: watch.prefill,
+            tokens: watch.tokens,
+        }),
+    }
+}
+
+/// What becomes of the events of an answer. Times are in seconds since the start.
+struct Watch<F> {
+    show: F,
+    /// Bytes of text that were shown.
+    shown: usize,
+    failed: Option<CliError>,
+    tokens: Vec<GeneratedToken>,
+    bar: ProgressBar,
+    start: Instant,
+    prefill: f64,
+    first: f64,
+    last: f64,
+}
+
+impl<F: FnMut(&str) -> Result<(), CliError>> Watch<F> {
+    fn new(show: F) -> Self {
+        Watch {
+            show,
+            shown: 0,
+            failed: None,
+            tokens: Vec::new(),
+            bar: ProgressBar::hidden(),
+            start: Instant::now(),
+            prefill: 0.0,
+            first: 0.0,
+            last: 0.0,
+        }
+    }
+
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        let now = self.start.elapsed().as_secs_f64();
+        match event {
+            Event::Prefill { done, total } if done < total => {
+                if self.bar.is_hidden() {
+                    self.bar = progress::count("prompt", total as u64);
+                }
+                self.bar.set_position(done as u64);
+            }
+            Event::Prefill { .. } => {
+                self.bar.finish_and_clear();
+                self.prefill = now;
+            }
+            Event::Token(token) => {
+                if self.tokens.is_empty() {
+                    self.first = now;
+                }
+                self.last = now;
+                self.tokens.push(token.clone());
+                self.shown += token.text.len();
+                if let Err(error) = self.show_piece(&token.text) {
+                    self.failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+        }
+        if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn show_piece(&mut self, text: &str) -> Result<(), CliError> {
+        if text.is_empty() { Ok(()) } else { (self.show)(text) }
+    }
+}
+
+/// Shows an answer as it comes.
+pub(crate) fn stream(text: &str) -> Result<(), CliError> {
+    output::print(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        sampling: SamplingArgs,
+    }
+
+    fn check(typed: &[&str], model: &GenerationConfig) -> SamplingParams {
+        let typed = Typed::parse_from([&["halfbyte"], typed].concat());
+        sampling(&typed.sampling, model).unwrap()
+    }
+
+    #[test]
+    fn what_was_typed_wins_over_what_the_model_recommends() {
+        let model = GenerationConfig {
+            do_sample: Some(true),
+            temperature: Some(0.6),
+            top_p: Some(0.9),
+            top_k: Some(40),
+            ..GenerationConfig::default()
+        };
+        let params = check(&["--seed", "7"], &model);
+        assert_eq!(
+            (params.temperature, params.top_p, params.top_k, params.seed),
+            (0.6, 0.9, 40, 7)
+        );
+        let params = check(&["--temperature", "0", "--top-p", "0.5", "--top-k", "0"], &model);
+        assert_eq!((params.temperature, params.top_p, params.top_k), (0.0, 0.5, 0));
+    }
+
+    #[test]
+    fn a_model_that_does_not_sample_is_greedy() {
+        let model = GenerationConfig { temperature: Some(0.6), ..GenerationConfig::default() };
+        assert_eq!(check(&[], &model).temperature, 0.0);
+        assert_eq!(
+            check(&[], &GenerationConfig { do_sample: Some(true), ..model }).temperature,
+            0.6
+        );
+    }
+
+    #[test]
+    fn numbers_read_as_they_were_typed() {
+        assert_eq!(json!(number(0.1)).to_string(), "0.1");
+        assert_eq!(json!(number(1.0)).to_string(), "1.0");
+    }
+
+    #[test]
+    fn seeds_differ_from_run_to_run() {
+        assert_ne!(random_seed(), random_seed());
+    }
+}

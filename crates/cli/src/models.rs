@@ -1,0 +1,129 @@
+//! From the name of a model to one that answers.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use backend::Cpu;
+use engine::{Runner, Session};
+use model::locate::Places;
+use model::{
+    Chat, ChatTemplate, Checkpoint, GenerationConfig, ModelWeights, QuantizePolicy, Tokenizer,
+    Transformer,
+};
+use serde_json::Value;
+
+use crate::args::{ContextArgs, LoadArgs, PlaceArgs};
+use crate::memory::{self, Needs};
+use crate::output::{self, CliError};
+use crate::progress;
+
+/// Longest context that is taken unasked, in tokens.
+const DEFAULT_CONTEXT_MAX: usize = 32_768;
+
+/// Opens a checkpoint by the name that a command was given.
+pub(crate) fn open(model: &str, places: &PlaceArgs) -> Result<Checkpoint> {
+    let directory = Places::from_env(places.model_dir.clone()).find(model)?;
+    Ok(Checkpoint::open(&directory)?)
+}
+
+/// The text side of a model: everything but the weights, cheap to load, so that mistakes come up early.
+pub(crate) struct TextSide {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) generation: GenerationConfig,
+    template: Option<ChatTemplate>,
+}
+
+impl TextSide {
+    /// Reads tokenizer, template and generation config.
+    pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self> {
+        let files = checkpoint.files();
+        Ok(TextSide {
+            tokenizer: Tokenizer::load(files)?,
+            generation: GenerationConfig::load(files, checkpoint.config())?,
+            template: ChatTemplate::load(files)?,
+        })
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// If the model has none.
+    pub(crate) fn require_template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| {
+            let message =
+                "the model has no chat template; `halfbyte prompt --raw` continues a text as it is";
+            CliError::bad_input("model", message).into()
+        })
+    }
+
+    /// Token ids of a chat, up to where the answer begins.
+    pub(crate) fn encode_chat(&self, messages: &[Value]) -> Result<Vec<u32>> {
+        let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
+        Ok(self.tokenizer.encode_chat(&self.require_template()?.render(chat)?)?)
+    }
+}
+
+/// The policy of `--quantize`, `--skip` and `--include`.
+pub(crate) fn policy(args: &LoadArgs) -> QuantizePolicy {
+    QuantizePolicy {
+        quant: args.quantize.map(|choice| choice.config()),
+        skip: args.rules.skip.clone(),
+        include: args.rules.include.clone(),
+    }
+}
+
+/// Tokens of context: as many as asked for, if they fit; else what the model was made for, bounded, and what fits.
+pub(crate) fn context(
+    checkpoint: &Checkpoint,
+    load: &LoadArgs,
+    asked: &ContextArgs,
+) -> Result<usize> {
+    let made_for = checkpoint.config().max_position_embeddings;
+    let needs = Needs::of_checkpoint(checkpoint, policy(load).quant);
+    let available = memory::available().unwrap_or(u64::MAX);
+    if let Some(asked) = asked.context {
+        let asked = asked as usize;
+        if asked > made_for {
+            let message = format!(
+                "--context {asked} exceeds the {made_for} tokens that the model was made for"
+            );
+            return Err(CliError::bad_input("context", message).into());
+        }
+        needs.check(asked, available)?;
+        return Ok(asked);
+    }
+    let wanted = made_for.min(DEFAULT_CONTEXT_MAX);
+    let fits = needs.context_that_fits(available);
+    if fits < wanted {
+        // One block of the cache is the least that makes sense.
+        needs.check(backend::KV_BLOCK_SIZE, available)?;
+        let context = fits - fits % backend::KV_BLOCK_SIZE;
+        output::note(&format!("context: {context} tokens, which is what fits into memory"));
+        return Ok(context);
+    }
+    Ok(wanted)
+}
+
+/// A model in memory, and how long that took.
+pub(crate) struct Loaded {
+    pub(crate) session: Session,
+    pub(crate) load_seconds: f64,
+}
+
+/// Loads the weights and makes room for `context` tokens.
+pub(crate) fn load(
+    checkpoint: &Checkpoint,
+    args: &LoadArgs,
+    cpu: Cpu,
+    context: usize,
+) -> Result<Loaded> {
+    let start = Instant::now();
+    let config = checkpoint.config();
+    // Each layer counts twice: read (and quantized), then handed to the device.
+    let bar = progress::count("loading", 2 * config.num_hidden_layers as u64);
+    let weights = ModelWeights::load(checkpoint, &policy(args), |_| bar.inc(1))?;
+    let model = Transformer::load(config, weights, &cpu, |_| bar.inc(1))?;
+    bar.finish_and_clear();
+    let session = Session::new(Box::new(Runner::new(cpu, model, context)?));
+    Ok(Loaded { session, load_seconds: start.elapsed().as_secs_f64() })
+}
