@@ -13,6 +13,9 @@ use serde_json::json;
 /// Kills of one artefact before it may be finished.
 const KILLS_EACH: u32 = 3;
 
+/// Small enough for half a dozen shards, so that a run finds some of them finished.
+const SHARD_BYTES: &str = "3000000";
+
 /// Rows and columns of the layers of a small Llama, 64 MB in 16 bits: enough for a kill to hit the middle of something.
 const LAYERS: usize = 8;
 const HIDDEN: usize = 512;
@@ -75,6 +78,7 @@ fn spawn(halfbyte: &Path, source: &Path, artefact: &Path) -> Result<Child> {
     Command::new(halfbyte)
         .arg("quantize")
         .args([source, artefact])
+        .args(["--max-shard-bytes", SHARD_BYTES])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

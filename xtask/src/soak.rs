@@ -62,10 +62,17 @@ fn fuzz(root: &Path, runs: u32) -> Result<()> {
     }
     for target in fuzz_targets(&root.join("fuzz/fuzz_targets"))? {
         let start = Instant::now();
+        // What is found goes to the first folder, not into the committed corpus.
+        let found = root.join("target/fuzz-corpus").join(&target);
+        fs::create_dir_all(&found).with_context(|| format!("cannot create {}", found.display()))?;
+        let corpus = root.join("fuzz/corpus").join(&target);
         // The sanitizers of a stable compiler are the nightly's, behind this variable.
         run(cargo()
             .env("RUSTC_BOOTSTRAP", "1")
-            .args(["fuzz", "run", &target, "--"])
+            .args(["fuzz", "run", &target])
+            .arg(&found)
+            .args(corpus.exists().then_some(&corpus))
+            .arg("--")
             .args([format!("-runs={runs}"), "-print_final_stats=1".to_owned()]))?;
         println!("soak: {target}, {runs} runs, {:.0} s", start.elapsed().as_secs_f64());
     }
