@@ -26,6 +26,9 @@ const MAX_RENDERED: usize = 64 << 20;
 const MAX_TEMPLATE: usize = 4 << 20;
 
 /// A compiled chat template.
+///
+/// Steps, recursion and the length of the rendered text are bounded. A template is part of the model nonetheless, and one
+/// written to do harm can: a string that it doubles in a variable, never printed, is bounded by memory alone.
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,

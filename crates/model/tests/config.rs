@@ -1,5 +1,7 @@
 //! What `config.json` may say, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::path::Path;
 
 use model::{Config, Family, RopeScaling};
@@ -126,7 +128,11 @@ fn rope_is_read_in_both_dialects() {
     let linear = json!({ "rope_scaling": { "type": "linear", "factor": 2 } });
     assert_eq!(check(LLAMA, linear).rope_scaling, RopeScaling::Linear { factor: 2.0 });
     let yarn = json!({ "rope_scaling": { "rope_type": "yarn", "factor": 4.0 } });
-    check_error(LLAMA, yarn, "rope type `yarn` is not supported; supported: default, linear, llama3");
+    check_error(
+        LLAMA,
+        yarn,
+        "rope type `yarn` is not supported; supported: default, linear, llama3",
+    );
     check_error(LLAMA, json!({ "rope_scaling": { "type": "linear" } }), "is missing");
     check_error(LLAMA, json!({ "rope_scaling": { "type": "linear", "factor": 0.5 } }), "below 1");
     check_error(LLAMA, json!({ "rope_theta": 0 }), "rope_theta 0 is not positive");

@@ -1,5 +1,7 @@
 //! Runs the parsers on the inputs of `fuzz/corpus`: seeds, and whatever once went wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 mod targets;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Loads every model of `fixtures/models`, which transformers and bitsandbytes wrote.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::path::{Path, PathBuf};
 
 use backend::Weight;

@@ -1,5 +1,7 @@
 //! Every fixture model gives the logits that transformers and bitsandbytes gave for it.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::path::{Path, PathBuf};
 
 use backend::{Batch, Cpu, KV_BLOCK_SIZE, Precision, SequenceSpan};

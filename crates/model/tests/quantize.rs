@@ -1,5 +1,7 @@
 //! Writes artefacts from `fixtures/models` and compares them with those that transformers and bitsandbytes wrote.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,5 +1,7 @@
 //! Headers that lie, and checkpoints whose files do not fit together.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::fs;
 use std::path::Path;
 
@@ -138,17 +140,29 @@ fn files_that_do_not_fit_together_are_named() {
             *bytes = json.to_string().into_bytes();
         }
     };
-    let error = open_changed("mixtral-bf16", index, edit(|json| {
-        json["weight_map"]["lm_head.weight"] = "model-00003-of-00002.safetensors".into();
-    }));
+    let error = open_changed(
+        "mixtral-bf16",
+        index,
+        edit(|json| {
+            json["weight_map"]["lm_head.weight"] = "model-00003-of-00002.safetensors".into();
+        }),
+    );
     assert!(error.unwrap_err().contains("model-00003-of-00002.safetensors: is listed in"));
-    let error = open_changed("mixtral-bf16", index, edit(|json| {
-        json["weight_map"]["lm_head.weight"] = "../../etc/model.safetensors".into();
-    }));
+    let error = open_changed(
+        "mixtral-bf16",
+        index,
+        edit(|json| {
+            json["weight_map"]["lm_head.weight"] = "../../etc/model.safetensors".into();
+        }),
+    );
     assert!(error.unwrap_err().contains("is no name of a shard"));
-    let error = open_changed("mixtral-bf16", index, edit(|json| {
-        json["weight_map"]["extra"] = json["weight_map"]["lm_head.weight"].clone();
-    }));
+    let error = open_changed(
+        "mixtral-bf16",
+        index,
+        edit(|json| {
+            json["weight_map"]["extra"] = json["weight_map"]["lm_head.weight"].clone();
+        }),
+    );
     assert!(error.unwrap_err().contains("tensor `extra`: is listed there"));
     let error = open_changed("mixtral-bf16", index, edit(|json| json["weight_map"] = json!({})));
     assert!(error.unwrap_err().contains("lists no tensor"));

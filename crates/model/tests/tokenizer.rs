@@ -1,5 +1,7 @@
 //! Compares with the ids that transformers gave, in `fixtures/models/*/expected_tokens.json`.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::path::{Path, PathBuf};
 
 use model::{ChatTemplate, Files, ModelError, Tokenizer};
