@@ -1,0 +1,1 @@
+"""Synthetic accounting documents: names, values, records, layouts and noise."""
