@@ -5,13 +5,15 @@
 #![allow(unsafe_code)] // columns are shared out between tasks, see `DisjointColumns::row_part`
 
 use std::cell::RefCell;
+use std::ops::Range;
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::disjoint::DisjointColumns;
 use super::input::Input;
-use super::kernels::{BLOCK, Int8Tile, Kernels, PANEL_ROWS, TILE_TOKENS};
-use super::matrix::{Data, Matrix};
+use super::kernels::{BLOCK, DOT_ROWS, Int8Tile, Kernels, PANEL_ROWS, PackedRow, TILE_TOKENS};
+use super::matrix::{Data, Int8Form, Matrix};
 
 /// Most input rows that the dot kernels take: above it, unpacking a panel costs less than unpacking for every row.
 const DOT_ROWS_MAX: usize = 4;
@@ -50,7 +52,9 @@ fn tasks(index: usize, job: &Job<'_>) -> impl Iterator<Item = (usize, usize, usi
     let step = match job.rows.len() {
         0 => n,
         m if wants_pairs(m) => PANEL_ROWS,
-        _ => (DOT_TASK_BYTES / job.matrix.row_bytes().max(1)).next_multiple_of(2).max(2),
+        _ => (DOT_TASK_BYTES / job.matrix.row_bytes().max(1))
+            .next_multiple_of(DOT_ROWS)
+            .max(DOT_ROWS),
     };
     let n = if job.rows.is_empty() { 0 } else { n };
     (0..n).step_by(step).map(move |start| (index, start, n.min(start + step)))
@@ -60,8 +64,7 @@ fn tasks(index: usize, job: &Job<'_>) -> impl Iterator<Item = (usize, usize, usi
 #[derive(Default)]
 struct Scratch {
     row: Vec<f32>,
-    weight_scales: [Vec<f32>; 2],
-    scales: [Vec<f32>; 2],
+    scales: Vec<f16>,
     codes: Vec<i8>,
     panel: Vec<[i16; 2]>,
     panel_scales: Vec<[f32; PANEL_ROWS]>,
@@ -75,14 +78,26 @@ thread_local! {
 
 fn run_task(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch: &mut Scratch) {
     match (&job.matrix.data, wants_pairs(job.rows.len())) {
-        (Data::Packed { int8: Some(code), .. }, false) => {
-            dot_packed(kernels, job, &code.table, start, end, scratch);
+        (Data::Packed { int8: Some(form), .. }, false) => {
+            dot_packed(kernels, job, form, start, end)
         }
-        (Data::Int8 { codes, .. }, false) => dot_int8(kernels, job, codes, start, end, scratch),
+        (Data::Packed { int8: Some(form), .. }, true) => {
+            let unpack = |n, codes: &mut [i8], scales: &mut [f16]| {
+                (kernels.unpack)(job.matrix.packed_row(n), &form.table, codes);
+                scales.copy_from_slice(form.row_scales(n, job.matrix.k));
+            };
+            tile_int8(kernels, job, start..end, form.scale_block, form.unit, unpack, scratch);
+        }
+        (Data::Int8 { codes, scales }, false) => dot_int8(kernels, job, codes, scales, start, end),
+        (Data::Int8 { codes: all, scales: all_scales }, true) => {
+            let k = job.matrix.k;
+            let unpack = |n: usize, codes: &mut [i8], scales: &mut [f16]| {
+                codes.copy_from_slice(&all[n * k..(n + 1) * k]);
+                scales.copy_from_slice(&all_scales[n * k / BLOCK..(n + 1) * k / BLOCK]);
+            };
+            tile_int8(kernels, job, start..end, BLOCK, 1.0, unpack, scratch);
+        }
         (_, false) => dot_f32(kernels, job, start, end, scratch),
-        (Data::Packed { int8: Some(_), .. } | Data::Int8 { .. }, true) => {
-            tile_int8(kernels, job, start, end, scratch);
-        }
         (_, true) => tile_f32(kernels, job, start, end, scratch),
     }
 }
@@ -94,51 +109,18 @@ fn put(job: &Job<'_>, out_row: usize, n: usize, value: f32) {
     unsafe { job.out.row_part(out_row, n, 1)[0] = value + bias };
 }
 
-fn dot_packed(
-    kernels: &Kernels,
-    job: &Job<'_>,
-    table: &[i8; 16],
-    start: usize,
-    end: usize,
-    scratch: &mut Scratch,
-) {
+fn dot_packed(kernels: &Kernels, job: &Job<'_>, form: &Int8Form, start: usize, end: usize) {
     let matrix = job.matrix;
-    let per_scale = matrix.scale_block();
-    let int8 = job.input.int8();
-    let (weight_scales, scales) = (&mut scratch.weight_scales, &mut scratch.scales);
-    for buffer in weight_scales.iter_mut().chain(scales.iter_mut()) {
-        buffer.resize(matrix.k / per_scale, 0.0);
-    }
-    for n in (start..end).step_by(2) {
-        // An odd last row is computed twice.
-        let pair = [n, (n + 1).min(end - 1)];
-        matrix.row_scales(pair[0], &mut weight_scales[0]);
-        matrix.row_scales(pair[1], &mut weight_scales[1]);
-        for (out_row, &row) in job.rows.iter().enumerate() {
-            let row = row as usize;
-            for i in 0..2 {
-                combine(&weight_scales[i], int8.scales(row), &mut scales[i]);
+    let row = |n| PackedRow { packed: matrix.packed_row(n), scales: form.row_scales(n, matrix.k) };
+    for n in (start..end).step_by(DOT_ROWS) {
+        // Where fewer remain, the last is computed more than once.
+        let rows: [_; DOT_ROWS] = std::array::from_fn(|i| row((n + i).min(end - 1)));
+        for (out_row, &x_row) in job.rows.iter().enumerate() {
+            let x = job.input.int8().row(x_row as usize);
+            let dots = (kernels.dot_packed)(&rows, &form.table, x);
+            for (n, dot) in (n..end).zip(dots) {
+                put(job, out_row, n, dot * form.unit);
             }
-            let rows =
-                [matrix.packed_row(pair[0], &scales[0]), matrix.packed_row(pair[1], &scales[1])];
-            let dots = (kernels.dot_packed)(rows, table, int8.codes(row));
-            put(job, out_row, pair[0], dots[0]);
-            if pair[1] > pair[0] {
-                put(job, out_row, pair[1], dots[1]);
-            }
-        }
-    }
-}
-
-/// Weight scales times activation scales; weight blocks may be half as long.
-fn combine(weights: &[f32], activations: &[f32], out: &mut [f32]) {
-    if weights.len() == activations.len() {
-        for ((out, w), a) in out.iter_mut().zip(weights).zip(activations) {
-            *out = w * a;
-        }
-    } else {
-        for (i, (out, w)) in out.iter_mut().zip(weights).enumerate() {
-            *out = w * activations[i / 2];
         }
     }
 }
@@ -147,23 +129,21 @@ fn dot_int8(
     kernels: &Kernels,
     job: &Job<'_>,
     codes: &[i8],
+    scales: &[f16],
     start: usize,
     end: usize,
-    scratch: &mut Scratch,
 ) {
     let k = job.matrix.k;
-    let int8 = job.input.int8();
-    for buffer in [&mut scratch.weight_scales[0], &mut scratch.scales[0]] {
-        buffer.resize(k / BLOCK, 0.0);
-    }
     for n in start..end {
-        job.matrix.row_scales(n, &mut scratch.weight_scales[0]);
+        let (weights, scales) =
+            (&codes[n * k..(n + 1) * k], &scales[n * k / BLOCK..(n + 1) * k / BLOCK]);
         for (out_row, &row) in job.rows.iter().enumerate() {
-            let row = row as usize;
-            combine(&scratch.weight_scales[0], int8.scales(row), &mut scratch.scales[0]);
-            let dot =
-                (kernels.dot_int8)(&codes[n * k..(n + 1) * k], int8.codes(row), &scratch.scales[0]);
-            put(job, out_row, n, dot);
+            put(
+                job,
+                out_row,
+                n,
+                (kernels.dot_int8)(weights, scales, job.input.int8().row(row as usize)),
+            );
         }
     }
 }
@@ -178,15 +158,24 @@ fn dot_f32(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch: 
     }
 }
 
-fn tile_int8(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch: &mut Scratch) {
-    let matrix = job.matrix;
+/// Tiles of int8 rows, which `unpack` gives one by one with their scales, times `unit`.
+fn tile_int8(
+    kernels: &Kernels,
+    job: &Job<'_>,
+    range: Range<usize>,
+    scale_block: usize,
+    unit: f32,
+    unpack: impl Fn(usize, &mut [i8], &mut [f16]),
+    scratch: &mut Scratch,
+) {
+    let k = job.matrix.k;
     let int8 = job.input.int8();
-    let per_scale = matrix.scale_block();
-    unpack_rows(kernels, matrix, start, end, scratch);
+    unpack_rows(range.clone(), k, k / scale_block, unit, unpack, scratch);
     let out = reset(&mut scratch.out, job.rows.len());
-    for from in (0..matrix.k).step_by(PANEL_COLS) {
-        let to = matrix.k.min(from + PANEL_COLS);
-        interleave(kernels, matrix.k, from..to, &scratch.codes, &mut scratch.panel);
+    for from in (0..k).step_by(PANEL_COLS) {
+        let to = k.min(from + PANEL_COLS);
+        scratch.panel.resize((to - from) / 2 * PANEL_ROWS, [0; 2]);
+        (kernels.interleave)(&scratch.codes, k, from..to, &mut scratch.panel);
         for (rows, out) in job.rows.chunks(TILE_TOKENS).zip(out.chunks_mut(TILE_TOKENS)) {
             let mut tokens: [&[[i16; 2]]; TILE_TOKENS] = [&[]; TILE_TOKENS];
             let mut token_scales: [&[f32]; TILE_TOKENS] = [&[]; TILE_TOKENS];
@@ -196,56 +185,36 @@ fn tile_int8(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch
             }
             let tile = Int8Tile {
                 panel: &scratch.panel,
-                panel_scales: &scratch.panel_scales[from / per_scale..to / per_scale],
+                panel_scales: &scratch.panel_scales[from / scale_block..to / scale_block],
                 tokens: &tokens[..rows.len()],
                 token_scales: &token_scales[..rows.len()],
             };
             (kernels.tile_int8)(&tile, out);
         }
     }
-    put_panel(job, start, end, out);
+    put_panel(job, range.start, range.end, out);
 }
 
-/// Int8 codes of rows `start..end` (absent rows of the panel are zero), and their scales side by side.
+/// Int8 codes of the rows (absent rows of the panel are zero), and their scales side by side.
 fn unpack_rows(
-    kernels: &Kernels,
-    matrix: &Matrix,
-    start: usize,
-    end: usize,
+    range: Range<usize>,
+    k: usize,
+    num_scales: usize,
+    unit: f32,
+    unpack: impl Fn(usize, &mut [i8], &mut [f16]),
     scratch: &mut Scratch,
 ) {
-    let k = matrix.k;
-    let per_scale = matrix.scale_block();
     scratch.codes.clear();
     scratch.codes.resize(PANEL_ROWS * k, 0);
     scratch.panel_scales.clear();
-    scratch.panel_scales.resize(k / per_scale, [0.0; PANEL_ROWS]);
-    scratch.row.resize(k / per_scale, 0.0);
-    for (r, n) in (start..end).enumerate() {
-        let codes = &mut scratch.codes[r * k..(r + 1) * k];
-        match &matrix.data {
-            Data::Packed { int8: Some(code), .. } => {
-                (kernels.unpack)(matrix.packed_row(n, &[]).packed, &code.table, codes);
-            }
-            Data::Int8 { codes: all, .. } => codes.copy_from_slice(&all[n * k..(n + 1) * k]),
-            _ => unreachable!("only int8 matrices are tiled in int8"),
-        }
-        matrix.row_scales(n, &mut scratch.row[..k / per_scale]);
-        for (scales, &scale) in scratch.panel_scales.iter_mut().zip(&scratch.row) {
-            scales[r] = scale;
+    scratch.panel_scales.resize(num_scales, [0.0; PANEL_ROWS]);
+    scratch.scales.resize(num_scales, f16::ZERO);
+    for (r, n) in range.enumerate() {
+        unpack(n, &mut scratch.codes[r * k..(r + 1) * k], &mut scratch.scales[..num_scales]);
+        for (scales, scale) in scratch.panel_scales.iter_mut().zip(&scratch.scales) {
+            scales[r] = scale.to_f32() * unit;
         }
     }
-}
-
-fn interleave(
-    kernels: &Kernels,
-    k: usize,
-    cols: std::ops::Range<usize>,
-    codes: &[i8],
-    panel: &mut Vec<[i16; 2]>,
-) {
-    panel.resize(cols.len() / 2 * PANEL_ROWS, [0; 2]);
-    (kernels.interleave)(codes, k, cols, panel);
 }
 
 fn tile_f32(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch: &mut Scratch) {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::kernels::BLOCK;
+use super::kernels::{BLOCK, Int8Row};
 
 /// Input rows `[m, k]` in `f32`, and rounded to int8 where a matrix asks for it.
 pub(crate) struct Input<'a> {
@@ -67,8 +67,9 @@ impl Int8Rows {
         Int8Rows { codes, pairs, scales, k }
     }
 
-    pub(crate) fn codes(&self, row: usize) -> &[i8] {
-        &self.codes[row * self.k..(row + 1) * self.k]
+    /// A row for the dot products.
+    pub(crate) fn row(&self, row: usize) -> Int8Row<'_> {
+        Int8Row { codes: &self.codes[row * self.k..(row + 1) * self.k], scales: self.scales(row) }
     }
 
     pub(crate) fn pairs(&self, row: usize) -> &[[i16; 2]] {

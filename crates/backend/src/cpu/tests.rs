@@ -1,10 +1,11 @@
 //! Every operation against [`crate::reference`], on every instruction set this processor has.
 
 use bytes::Bytes;
+use half::f16;
 use quant::{Dtype, QuantConfig, QuantType};
 
-use super::kernels::{self, BLOCK, Int8Tile, PANEL_ROWS, PackedRow};
-use super::matrix::Int8Code;
+use super::kernels::{self, BLOCK, Int8Row, Int8Tile, PANEL_ROWS, PackedRow};
+use super::matrix::int8_code;
 use super::*;
 use crate::{KV_BLOCK_SIZE, SequenceSpan, reference};
 
@@ -165,11 +166,14 @@ fn the_same_row_gives_the_same_int8_product_alone_and_among_others() {
 
 #[test]
 fn every_instruction_set_computes_the_same() {
-    let k = 4 * BLOCK;
+    // More blocks than a group of eight, and not a multiple of it.
+    let k = 12 * BLOCK;
     let codes: Vec<i8> = random(1, PANEL_ROWS * k).iter().map(|v| (v * 127.0) as i8).collect();
     let bytes: Vec<u8> = random(2, 2 * k).iter().map(|v| (v.abs() * 255.9) as u8).collect();
     let scales = random(3, 2 * k / BLOCK);
-    let table = Int8Code::new(QuantType::Nf4).table;
+    let (table, _) = int8_code(QuantType::Nf4);
+    let weight_scales: Vec<f16> = scales.iter().map(|&s| f16::from_f32(s)).collect();
+    let x = Int8Row { codes: &codes[..k], scales: &scales[..k / BLOCK] };
     let tables = kernels::available();
     let plain = tables[tables.len() - 1];
     let close = |a: f32, b: f32| assert!((a - b).abs() <= 1e-3 * (1.0 + a.abs()), "{a} and {b}");
@@ -177,13 +181,14 @@ fn every_instruction_set_computes_the_same() {
         for scale_count in [k / BLOCK, 2 * k / BLOCK] {
             let row = |i: usize| PackedRow {
                 packed: &bytes[i * k / 2..][..k / 2],
-                scales: &scales[..scale_count],
+                scales: &weight_scales[..scale_count],
             };
-            let found = (kernels.dot_packed)([row(0), row(1)], &table, &codes[..k]);
-            let expected = (plain.dot_packed)([row(0), row(1)], &table, &codes[..k]);
+            let rows = [row(0), row(1), row(2), row(3)];
+            let found = (kernels.dot_packed)(&rows, &table, x);
+            let expected = (plain.dot_packed)(&rows, &table, x);
             found.iter().zip(expected).for_each(|(a, b)| close(*a, b));
         }
-        let dot = |t: &Kernels| (t.dot_int8)(&codes[..k], &codes[k..2 * k], &scales[..k / BLOCK]);
+        let dot = |t: &Kernels| (t.dot_int8)(&codes[k..2 * k], &weight_scales[..k / BLOCK], x);
         close(dot(kernels), dot(plain));
         let (a, b) = (random(5, 101), random(6, 101));
         close((kernels.dot_f32)(&a, &b), (plain.dot_f32)(&a, &b));

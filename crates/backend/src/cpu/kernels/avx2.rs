@@ -7,42 +7,46 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::{BLOCK, Int8Tile, Kernels, PANEL_ROWS, PackedRow, TILE_TOKENS};
+use half::f16;
 
-/// Only [`super::available`] hands this table out, after it has seen AVX2 and FMA: every `unsafe` call below rests on it.
+use super::{BLOCK, DOT_ROWS, Int8Row, Int8Tile, Kernels, PANEL_ROWS, PackedRow, TILE_TOKENS};
+
+/// Only [`super::available`] hands this table out, after [`is_available`]: every `unsafe` call below rests on it.
 pub(super) static KERNELS: Kernels = Kernels {
     name: "avx2",
-    dot_packed: |rows, table, codes| {
-        let blocks = codes.len() / BLOCK;
-        for row in &rows {
-            assert_eq!(row.packed.len() * 2, blocks * BLOCK);
-        }
-        assert_eq!(codes.len(), blocks * BLOCK);
-        assert_eq!(rows[0].scales.len(), rows[1].scales.len());
-        // SAFETY: AVX2 and FMA are there; the kernels read `blocks` blocks of codes and bytes, and as many scales as
-        // the two arms assert.
+    dot_packed: |rows, table, x| {
+        let blocks = x.scales.len();
+        assert_eq!(x.codes.len(), blocks * BLOCK);
+        assert!(rows.iter().all(|row| row.packed.len() == blocks * BLOCK / 2));
+        let scales = rows[0].scales.len();
+        assert!(rows.iter().all(|row| row.scales.len() == scales));
+        // SAFETY: the features are there; the lengths are those the kernels read.
         unsafe {
-            if rows[0].scales.len() == blocks {
-                dot_packed::<false>(rows, table, codes, blocks)
-            } else {
-                assert_eq!(rows[0].scales.len(), 2 * blocks);
-                dot_packed::<true>(rows, table, codes, blocks)
+            if scales == blocks {
+                return dot_packed(rows, table, x);
             }
+            assert_eq!(scales, 2 * blocks);
+            rows.map(|row| dot_packed_halves(row, table, x))
         }
     },
-    dot_int8: |weights, codes, scales| {
-        assert!(weights.len() == scales.len() * BLOCK && codes.len() == weights.len());
-        // SAFETY: AVX2 and FMA are there; the lengths are those the kernel reads.
-        unsafe { dot_int8(weights, codes, scales) }
+    dot_int8: |weights, scales, x| {
+        let blocks = x.scales.len();
+        assert!(
+            weights.len() == blocks * BLOCK
+                && x.codes.len() == weights.len()
+                && scales.len() == blocks
+        );
+        // SAFETY: the features are there; the lengths are those the kernel reads.
+        unsafe { dot_int8(weights, scales, x) }
     },
     dot_f32: |a, b| {
         assert_eq!(a.len(), b.len());
-        // SAFETY: AVX2 and FMA are there; the lengths are equal.
+        // SAFETY: the features are there; the lengths are equal.
         unsafe { dot_f32(a, b) }
     },
     unpack: |packed, table, out| {
         assert!(out.len() == packed.len() * 2 && out.len().is_multiple_of(BLOCK));
-        // SAFETY: AVX2 is there; the lengths are those the kernel reads and writes.
+        // SAFETY: the features are there; the lengths are those the kernel reads and writes.
         unsafe { unpack(packed, table, out) }
     },
     interleave: |rows, k, cols, panel| {
@@ -52,13 +56,13 @@ pub(super) static KERNELS: Kernels = Kernels {
                 && panel.len() * 2 == PANEL_ROWS * cols.len()
         );
         assert!(cols.start.is_multiple_of(BLOCK) && cols.len().is_multiple_of(BLOCK));
-        // SAFETY: AVX2 is there; the lengths are those the kernel reads and writes.
+        // SAFETY: the features are there; the lengths are those the kernel reads and writes.
         unsafe { interleave(rows, k, cols, panel) }
     },
     tile_int8: |tile, out| {
         let per_scale = tile.pairs_per_scale();
         assert_eq!(out.len(), tile.tokens.len());
-        // SAFETY: AVX2 and FMA are there; `pairs_per_scale` asserted the lengths.
+        // SAFETY: the features are there; `pairs_per_scale` asserted the lengths.
         unsafe {
             match tile.tokens.len() {
                 0 => {}
@@ -74,7 +78,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     tile_f32: |panel, tokens, out| {
         assert!(tokens.len() <= TILE_TOKENS && out.len() == tokens.len());
         assert!(tokens.iter().all(|t| t.len() == panel.len()));
-        // SAFETY: AVX2 and FMA are there; the lengths are those the kernel reads and writes.
+        // SAFETY: the features are there; the lengths are those the kernel reads and writes.
         unsafe {
             match tokens.len() {
                 0 => {}
@@ -88,6 +92,19 @@ pub(super) static KERNELS: Kernels = Kernels {
         }
     },
 };
+
+/// Whether this processor has what the kernels need.
+pub(super) fn is_available() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+        && std::arch::is_x86_feature_detected!("f16c")
+}
+
+/// Blocks whose scales are computed together: as many as a register holds.
+const GROUP: usize = 8;
+
+/// How far ahead of the weights in use memory is asked for the next.
+const PREFETCH_BYTES: usize = 4096;
 
 /// The table in both halves of a register, for `pshufb`.
 #[inline]
@@ -123,62 +140,147 @@ fn horizontal_sum(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps(v, v, 1)))
 }
 
-/// # Safety
-/// `codes` holds `blocks` blocks, each row as many packed, and one scale a block (`HALVES`: two).
-#[target_feature(enable = "avx2,fma")]
-unsafe fn dot_packed<const HALVES: bool>(
-    rows: [PackedRow<'_>; 2],
-    table: &[i8; 16],
-    codes: &[i8],
-    blocks: usize,
-) -> [f32; 2] {
-    // Far enough for memory latency at the rate of one core, near enough to stay in L1.
-    const PREFETCH_BYTES: usize = 1024;
-    let table = load_table(table);
-    let mut sums = [_mm256_setzero_ps(); 2];
-    for block in 0..blocks {
-        // SAFETY: block < blocks, see above; a prefetch may point anywhere.
+/// Scales of weights times scales of activations, for [`GROUP`] blocks from `block` on, zeros after the last.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn combine(weights: &[f16], x: &[f32], block: usize, out: &mut [f32; GROUP]) {
+    if block + GROUP <= x.len() {
+        // SAFETY: GROUP = 8 scales from `block` on are there, in both.
         unsafe {
-            let x = codes.as_ptr().add(block * BLOCK).cast::<__m256i>();
-            let (even, odd) = (_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1)));
-            let (even_abs, odd_abs) = (_mm256_abs_epi8(even), _mm256_abs_epi8(odd));
-            for r in 0..2 {
-                let bytes = rows[r].packed.as_ptr().wrapping_add(block * BLOCK / 2);
-                _mm_prefetch::<_MM_HINT_T0>(bytes.wrapping_add(PREFETCH_BYTES).cast());
-                let (high, low) = lookup(_mm256_loadu_si256(bytes.cast()), table);
-                let dot =
-                    _mm256_add_epi32(multiply(high, even, even_abs), multiply(low, odd, odd_abs));
-                let scale = if HALVES {
-                    // The first 16 bytes of a block, the lower half of the register, are its first 32 elements.
-                    let s = rows[r].scales.as_ptr().add(2 * block);
-                    _mm256_set_m128(_mm_broadcast_ss(&*s.add(1)), _mm_broadcast_ss(&*s))
-                } else {
-                    _mm256_broadcast_ss(&*rows[r].scales.as_ptr().add(block))
-                };
-                sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sums[r]);
-            }
+            let w = _mm256_cvtph_ps(_mm_loadu_si128(weights.as_ptr().add(block).cast()));
+            let x = _mm256_loadu_ps(x.as_ptr().add(block));
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(w, x));
+        }
+    } else {
+        *out = [0.0; GROUP];
+        for (out, (w, x)) in out.iter_mut().zip(weights[block..].iter().zip(&x[block..])) {
+            *out = w.to_f32() * x;
         }
     }
-    [horizontal_sum(sums[0]), horizontal_sum(sums[1])]
+}
+
+/// A block of activations: even and odd elements, and their magnitudes.
+#[derive(Clone, Copy)]
+struct Block {
+    even: __m256i,
+    odd: __m256i,
+    even_abs: __m256i,
+    odd_abs: __m256i,
+}
+
+impl Block {
+    /// # Safety
+    /// `codes` holds the block.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(codes: &[i8], block: usize) -> Self {
+        // SAFETY: the block is there.
+        let (even, odd) = unsafe {
+            let x = codes.as_ptr().add(block * BLOCK).cast::<__m256i>();
+            (_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1)))
+        };
+        Block { even, odd, even_abs: _mm256_abs_epi8(even), odd_abs: _mm256_abs_epi8(odd) }
+    }
+
+    /// Eight sums of products with the block of `packed`; the lower four are those of its first 32 elements.
+    ///
+    /// # Safety
+    /// `packed` holds the block.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn dot(self, packed: &[u8], block: usize, table: __m256i) -> __m256 {
+        // SAFETY: the block is there.
+        let bytes = unsafe { _mm256_loadu_si256(packed.as_ptr().add(block * BLOCK / 2).cast()) };
+        let (high, low) = lookup(bytes, table);
+        let high = multiply(high, self.even, self.even_abs);
+        let low = multiply(low, self.odd, self.odd_abs);
+        _mm256_cvtepi32_ps(_mm256_add_epi32(high, low))
+    }
 }
 
 /// # Safety
-/// `weights` and `codes` hold a block for every scale.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn dot_int8(weights: &[i8], codes: &[i8], scales: &[f32]) -> f32 {
+/// The rows and `x` hold a block for every scale of `x`.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dot_packed(
+    rows: &[PackedRow<'_>; DOT_ROWS],
+    table: &[i8; 16],
+    x: Int8Row<'_>,
+) -> [f32; DOT_ROWS] {
+    // Rows follow one another in memory, so they are one stream, read two cache lines a block. Far enough ahead for
+    // memory latency at the rate of one core, near enough to stay in L1.
+    let ahead = rows[0].packed.as_ptr().wrapping_add(PREFETCH_BYTES);
+    let table = load_table(table);
+    let mut sums = [_mm256_setzero_ps(); DOT_ROWS];
+    let mut scales = [[0.0; GROUP]; DOT_ROWS];
+    for group in (0..x.scales.len()).step_by(GROUP) {
+        for r in 0..DOT_ROWS {
+            combine(rows[r].scales, x.scales, group, &mut scales[r]);
+        }
+        for i in 0..GROUP.min(x.scales.len() - group) {
+            let block = group + i;
+            let line = ahead.wrapping_add(block * BLOCK * DOT_ROWS / 2);
+            _mm_prefetch::<_MM_HINT_T0>(line.cast());
+            _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(64).cast());
+            // SAFETY: block < the number of blocks in the rows and in x.
+            unsafe {
+                let x = Block::load(x.codes, block);
+                for r in 0..DOT_ROWS {
+                    let dot = x.dot(rows[r].packed, block, table);
+                    sums[r] = _mm256_fmadd_ps(dot, _mm256_broadcast_ss(&scales[r][i]), sums[r]);
+                }
+            }
+        }
+    }
+    let mut out = [0.0; DOT_ROWS];
+    for r in 0..DOT_ROWS {
+        out[r] = horizontal_sum(sums[r]);
+    }
+    out
+}
+
+/// [`dot_packed`] for one row with a scale for every 32 elements.
+///
+/// # Safety
+/// The row and `x` hold a block for every scale of `x`; the row has twice as many scales.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dot_packed_halves(row: PackedRow<'_>, table: &[i8; 16], x: Int8Row<'_>) -> f32 {
+    let table = load_table(table);
     let mut sum = _mm256_setzero_ps();
-    for (block, scale) in scales.iter().enumerate() {
-        // SAFETY: block < scales.len(), see above.
-        let (w, x) = unsafe {
-            let w = weights.as_ptr().add(block * BLOCK).cast::<__m256i>();
-            let x = codes.as_ptr().add(block * BLOCK).cast::<__m256i>();
-            let load = |p| _mm256_loadu_si256(p);
-            ([load(w), load(w.add(1))], [load(x), load(x.add(1))])
-        };
-        let first = multiply(w[0], x[0], _mm256_abs_epi8(x[0]));
-        let second = multiply(w[1], x[1], _mm256_abs_epi8(x[1]));
-        let dot = _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
-        sum = _mm256_fmadd_ps(dot, _mm256_broadcast_ss(scale), sum);
+    for (block, x_scale) in x.scales.iter().enumerate() {
+        // SAFETY: block < the number of blocks in the row and in x.
+        let dot = unsafe { Block::load(x.codes, block).dot(row.packed, block, table) };
+        let scale = |i: usize| _mm_set1_ps(row.scales[2 * block + i].to_f32() * x_scale);
+        sum = _mm256_fmadd_ps(dot, _mm256_set_m128(scale(1), scale(0)), sum);
+    }
+    horizontal_sum(sum)
+}
+
+/// # Safety
+/// `weights`, `scales` and `x` hold as many blocks as `x` has scales.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn dot_int8(weights: &[i8], scales: &[f16], x: Int8Row<'_>) -> f32 {
+    let ahead = weights.as_ptr().wrapping_add(PREFETCH_BYTES);
+    let mut sum = _mm256_setzero_ps();
+    let mut combined = [0.0; GROUP];
+    for group in (0..x.scales.len()).step_by(GROUP) {
+        combine(scales, x.scales, group, &mut combined);
+        for i in 0..GROUP.min(x.scales.len() - group) {
+            let at = (group + i) * BLOCK;
+            // SAFETY: a block is there in both; a prefetch may point anywhere.
+            let (w, x) = unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(at));
+                let w = weights.as_ptr().add(at).cast::<__m256i>();
+                let x = x.codes.as_ptr().add(at).cast::<__m256i>();
+                (
+                    [_mm256_loadu_si256(w), _mm256_loadu_si256(w.add(1))],
+                    [_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1))],
+                )
+            };
+            let first = multiply(w[0], x[0], _mm256_abs_epi8(x[0]));
+            let second = multiply(w[1], x[1], _mm256_abs_epi8(x[1]));
+            let dot = _mm256_cvtepi32_ps(_mm256_add_epi32(first, second));
+            sum = _mm256_fmadd_ps(dot, _mm256_broadcast_ss(&combined[i]), sum);
+        }
     }
     horizontal_sum(sum)
 }
@@ -313,7 +415,7 @@ unsafe fn tile_int8<const T: usize>(
             unsafe { (_mm256_loadu_ps(scales.as_ptr()), _mm256_loadu_ps(scales.as_ptr().add(8))) };
         for t in 0..T {
             let scale = _mm256_set1_ps(tile.token_scales[t][block * per_scale * 2 / BLOCK]);
-            let [d0, d1] = dots[t].map(|d| _mm256_cvtepi32_ps(d));
+            let (d0, d1) = (_mm256_cvtepi32_ps(dots[t][0]), _mm256_cvtepi32_ps(dots[t][1]));
             totals[t][0] = _mm256_fmadd_ps(d0, _mm256_mul_ps(s0, scale), totals[t][0]);
             totals[t][1] = _mm256_fmadd_ps(d1, _mm256_mul_ps(s1, scale), totals[t][1]);
         }

@@ -5,24 +5,36 @@
 
 use std::ops::Range;
 
+use half::f16;
+
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
 /// Elements per activation scale, and the step of every kernel.
 pub(crate) const BLOCK: usize = 64;
+/// Packed rows that one dot kernel computes together: they share the activations they load.
+pub(crate) const DOT_ROWS: usize = 4;
 /// Rows of a panel: the weights of this many rows lie side by side, so that a vector register holds one column of them.
 pub(crate) const PANEL_ROWS: usize = 16;
 /// Tokens that one call of a tile kernel computes at most.
 pub(crate) const TILE_TOKENS: usize = 6;
 
-/// The int8 values of a code, and the weight scales of a row times the activation scales: what a dot product needs
-/// beside the codes.
+/// A row of packed weights.
 #[derive(Clone, Copy)]
 pub(crate) struct PackedRow<'a> {
     /// `k / 2` bytes.
     pub(crate) packed: &'a [u8],
-    /// A combined scale for every `k / scales.len()` elements: one for 64, or one for 32.
+    /// A scale for every 64 elements, or for every 32.
+    pub(crate) scales: &'a [f16],
+}
+
+/// A row of activations rounded to int8.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Row<'a> {
+    /// `k` codes in split order, within ±127.
+    pub(crate) codes: &'a [i8],
+    /// `k / BLOCK` scales.
     pub(crate) scales: &'a [f32],
 }
 
@@ -30,10 +42,11 @@ pub(crate) struct PackedRow<'a> {
 pub(crate) struct Kernels {
     /// Name for start-up messages and tests.
     pub(crate) name: &'static str,
-    /// Dot products of two packed rows with one int8 row in split order.
-    pub(crate) dot_packed: fn(rows: [PackedRow<'_>; 2], table: &[i8; 16], codes: &[i8]) -> [f32; 2],
-    /// Dot product of int8 weights with one int8 row, both in split order; one scale a block.
-    pub(crate) dot_int8: fn(weights: &[i8], codes: &[i8], scales: &[f32]) -> f32,
+    /// Dot products of packed rows that follow one another in memory with one row of activations.
+    pub(crate) dot_packed:
+        fn(rows: &[PackedRow<'_>; DOT_ROWS], table: &[i8; 16], x: Int8Row<'_>) -> [f32; DOT_ROWS],
+    /// Dot product of int8 weights in split order, a scale for every block, with one row of activations.
+    pub(crate) dot_int8: fn(weights: &[i8], scales: &[f16], x: Int8Row<'_>) -> f32,
     /// Dot product in `f32`.
     pub(crate) dot_f32: fn(a: &[f32], b: &[f32]) -> f32,
     /// Unpacks a row into the int8 values of its codes, in split order.
@@ -84,7 +97,7 @@ pub(crate) fn detect() -> &'static Kernels {
 pub(crate) fn available() -> Vec<&'static Kernels> {
     let mut tables = vec![&portable::KERNELS];
     #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+    if avx2::is_available() {
         tables.insert(0, &avx2::KERNELS);
     }
     tables

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{BLOCK, Int8Tile, Kernels, PANEL_ROWS, PackedRow};
+use half::f16;
+
+use super::{BLOCK, DOT_ROWS, Int8Row, Int8Tile, Kernels, PANEL_ROWS, PackedRow};
 
 pub(super) static KERNELS: Kernels = Kernels {
     name: "portable",
@@ -15,36 +17,46 @@ pub(super) static KERNELS: Kernels = Kernels {
     tile_f32,
 };
 
-fn dot_packed(rows: [PackedRow<'_>; 2], table: &[i8; 16], codes: &[i8]) -> [f32; 2] {
-    rows.map(|row| dot_packed_row(row, table, codes))
+fn dot_packed(
+    rows: &[PackedRow<'_>; DOT_ROWS],
+    table: &[i8; 16],
+    x: Int8Row<'_>,
+) -> [f32; DOT_ROWS] {
+    rows.map(|row| {
+        let parts = row.scales.len() / x.scales.len();
+        let blocks = row.packed.chunks_exact(BLOCK / 2).zip(x.codes.chunks_exact(BLOCK));
+        blocks
+            .zip(row.scales.chunks_exact(parts).zip(x.scales))
+            .map(|((bytes, codes), (scales, x_scale))| {
+                let parts = bytes.len() / scales.len();
+                let sums = scales.iter().enumerate().map(|(part, scale)| {
+                    dot_packed_part(bytes, table, codes, part * parts..(part + 1) * parts) as f32
+                        * (scale.to_f32() * x_scale)
+                });
+                sums.sum::<f32>()
+            })
+            .sum()
+    })
 }
 
-fn dot_packed_row(row: PackedRow<'_>, table: &[i8; 16], codes: &[i8]) -> f32 {
-    let bytes_per_scale = row.packed.len() / row.scales.len();
-    let mut sum = 0.0;
-    for (block, (bytes, codes)) in
-        row.packed.chunks_exact(BLOCK / 2).zip(codes.chunks_exact(BLOCK)).enumerate()
-    {
-        let (even, odd) = codes.split_at(BLOCK / 2);
-        for part in (0..BLOCK / 2).step_by(bytes_per_scale.min(BLOCK / 2)) {
-            let mut dot = 0i32;
-            for i in part..part + bytes_per_scale.min(BLOCK / 2) {
-                dot += i32::from(table[(bytes[i] >> 4) as usize]) * i32::from(even[i]);
-                dot += i32::from(table[(bytes[i] & 0xf) as usize]) * i32::from(odd[i]);
-            }
-            sum += dot as f32 * row.scales[(block * (BLOCK / 2) + part) / bytes_per_scale];
-        }
-    }
-    sum
+/// Sum of the products of some bytes of a block.
+fn dot_packed_part(bytes: &[u8], table: &[i8; 16], codes: &[i8], range: Range<usize>) -> i32 {
+    let (even, odd) = codes.split_at(BLOCK / 2);
+    let value = |nibble: u8| i32::from(table[usize::from(nibble)]);
+    range
+        .map(|i| {
+            value(bytes[i] >> 4) * i32::from(even[i]) + value(bytes[i] & 0xf) * i32::from(odd[i])
+        })
+        .sum()
 }
 
-fn dot_int8(weights: &[i8], codes: &[i8], scales: &[f32]) -> f32 {
-    let blocks = weights.chunks_exact(BLOCK).zip(codes.chunks_exact(BLOCK));
+fn dot_int8(weights: &[i8], scales: &[f16], x: Int8Row<'_>) -> f32 {
+    let blocks = weights.chunks_exact(BLOCK).zip(x.codes.chunks_exact(BLOCK));
     blocks
-        .zip(scales)
-        .map(|((w, c), scale)| {
-            let dot: i32 = w.iter().zip(c).map(|(&w, &c)| i32::from(w) * i32::from(c)).sum();
-            dot as f32 * scale
+        .zip(scales.iter().zip(x.scales))
+        .map(|((w, codes), (scale, x_scale))| {
+            let dot: i32 = w.iter().zip(codes).map(|(&w, &c)| i32::from(w) * i32::from(c)).sum();
+            dot as f32 * (scale.to_f32() * x_scale)
         })
         .sum()
 }
