@@ -25,7 +25,7 @@ cargo xtask <COMMAND>
                        (the first time: about 1 GB of Python packages, into target/peers)
   soak [--cases N] [--kills N] [--runs N]
                        property tests with N cases each (100000), `quantize` killed N times (100), N runs of
-                       each fuzz target (1000000, if cargo-fuzz is installed)
+                       each fuzz target (1000000, if cargo-fuzz is installed); 0 leaves one out
   plot IN.json OUT.svg bars of what bench/cpu_vs_llama_cpp.py measured
   help                 this text
 ";

@@ -63,8 +63,11 @@ fn python(root: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
-/// The release binary.
+/// The release binary: the one that `HALFBYTE_BINARY` names, else one built from this tree.
 pub(crate) fn build(root: &Path) -> Result<PathBuf> {
+    if let Some(binary) = env::var_os("HALFBYTE_BINARY") {
+        return Ok(binary.into());
+    }
     run(cargo().args(["build", "--release", "--locked", "--package", "halfbyte"]))?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     Ok(target.join("release/halfbyte"))

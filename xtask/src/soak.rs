@@ -41,18 +41,29 @@ impl Options {
     }
 }
 
-/// Property tests, kills and fuzzing; each prints its counts.
+/// Property tests, kills and fuzzing; each prints its counts, and a count of 0 leaves it out.
 pub(crate) fn soak(root: &Path, options: &Options) -> Result<()> {
+    if options.cases > 0 {
+        properties(options.cases)?;
+    }
+    if options.kills > 0 {
+        let halfbyte = peers::build(root)?;
+        kill::kill(root, &halfbyte, options.kills)?;
+    }
+    if options.runs > 0 {
+        fuzz(root, options.runs)?;
+    }
+    Ok(())
+}
+
+fn properties(cases: u32) -> Result<()> {
     let start = Instant::now();
-    let cases = options.cases.to_string();
     run(cargo()
-        .env("PROPTEST_CASES", &cases)
+        .env("PROPTEST_CASES", cases.to_string())
         .args(["test", "--release", "--workspace", "--locked", "--lib", "--bins", "--tests"])
         .arg("--no-fail-fast"))?;
     println!("soak: {cases} cases of each property test, {:.0} s", start.elapsed().as_secs_f64());
-    let halfbyte = peers::build(root)?;
-    kill::kill(root, &halfbyte, options.kills)?;
-    fuzz(root, options.runs)
+    Ok(())
 }
 
 fn fuzz(root: &Path, runs: u32) -> Result<()> {
