@@ -16,8 +16,8 @@ use crate::{ModelError, Result};
 
 pub(crate) use python::python_float;
 
-/// Steps of the template machine that one rendering may take: hundreds of times what long chats with tools take.
-const FUEL: u64 = 20_000_000;
+/// Steps of the template machine that one rendering may take: dozens of times what a chat of a thousand messages takes.
+const FUEL: u64 = 4_000_000;
 
 /// Longest text that a template may render to, in bytes.
 const MAX_RENDERED: usize = 64 << 20;

@@ -24,7 +24,7 @@ pub enum ModelError {
         searched: Vec<PathBuf>,
     },
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
     Io {
         /// A verb: `read`, `write`, `create` …
         action: &'static str,
@@ -137,6 +137,19 @@ impl ModelError {
 
     pub(crate) fn quant(file: &Path, name: &str) -> impl FnOnce(QuantError) -> Self {
         move |source| ModelError::Quant { file: file.to_owned(), name: name.to_owned(), source }
+    }
+}
+
+/// What to do about an error of the system, where that is not plain from the error.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and try again"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; allow it, or name another place"
+        }
+        _ => "",
     }
 }
 
