@@ -102,11 +102,16 @@ fn run_task(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch:
     }
 }
 
-/// Writes one element, with the bias.
-fn put(job: &Job<'_>, out_row: usize, n: usize, value: f32) {
-    let bias = job.matrix.bias.as_ref().map_or(0.0, |bias| bias[n]);
-    // SAFETY: column n belongs to this task alone.
-    unsafe { job.out.row_part(out_row, n, 1)[0] = value + bias };
+/// Writes elements of a row from column `n` on, with the bias; the columns must belong to the task.
+fn put(job: &Job<'_>, out_row: usize, n: usize, values: &[f32]) {
+    // SAFETY: the columns belong to this task alone.
+    let out = unsafe { job.out.row_part(out_row, n, values.len()) };
+    out.copy_from_slice(values);
+    if let Some(bias) = &job.matrix.bias {
+        for (out, bias) in out.iter_mut().zip(&bias[n..]) {
+            *out += bias;
+        }
+    }
 }
 
 fn dot_packed(kernels: &Kernels, job: &Job<'_>, form: &Int8Form, start: usize, end: usize) {
@@ -118,9 +123,7 @@ fn dot_packed(kernels: &Kernels, job: &Job<'_>, form: &Int8Form, start: usize, e
         for (out_row, &x_row) in job.rows.iter().enumerate() {
             let x = job.input.int8().row(x_row as usize);
             let dots = (kernels.dot_packed)(&rows, &form.table, x);
-            for (n, dot) in (n..end).zip(dots) {
-                put(job, out_row, n, dot * form.unit);
-            }
+            put(job, out_row, n, &dots.map(|dot| dot * form.unit)[..DOT_ROWS.min(end - n)]);
         }
     }
 }
@@ -138,12 +141,8 @@ fn dot_int8(
         let (weights, scales) =
             (&codes[n * k..(n + 1) * k], &scales[n * k / BLOCK..(n + 1) * k / BLOCK]);
         for (out_row, &row) in job.rows.iter().enumerate() {
-            put(
-                job,
-                out_row,
-                n,
-                (kernels.dot_int8)(weights, scales, job.input.int8().row(row as usize)),
-            );
+            let dot = (kernels.dot_int8)(weights, scales, job.input.int8().row(row as usize));
+            put(job, out_row, n, &[dot]);
         }
     }
 }
@@ -153,7 +152,8 @@ fn dot_f32(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch: 
     for n in start..end {
         job.matrix.row_f32(n, &mut scratch.row);
         for (out_row, &row) in job.rows.iter().enumerate() {
-            put(job, out_row, n, (kernels.dot_f32)(&scratch.row, job.input.row(row as usize)));
+            let dot = (kernels.dot_f32)(&scratch.row, job.input.row(row as usize));
+            put(job, out_row, n, &[dot]);
         }
     }
 }
@@ -250,13 +250,6 @@ fn reset(out: &mut Vec<[f32; PANEL_ROWS]>, rows: usize) -> &mut [[f32; PANEL_ROW
 
 fn put_panel(job: &Job<'_>, start: usize, end: usize, out: &[[f32; PANEL_ROWS]]) {
     for (row, values) in out.iter().enumerate() {
-        // SAFETY: columns start..end belong to this task alone.
-        let to = unsafe { job.out.row_part(row, start, end - start) };
-        to.copy_from_slice(&values[..end - start]);
-        if let Some(bias) = &job.matrix.bias {
-            for (to, bias) in to.iter_mut().zip(&bias[start..end]) {
-                *to += bias;
-            }
-        }
+        put(job, row, start, &values[..end - start]);
     }
 }

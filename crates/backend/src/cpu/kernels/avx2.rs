@@ -144,18 +144,22 @@ fn horizontal_sum(v: __m256) -> f32 {
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn combine(weights: &[f16], x: &[f32], block: usize, out: &mut [f32; GROUP]) {
-    if block + GROUP <= x.len() {
-        // SAFETY: GROUP = 8 scales from `block` on are there, in both.
-        unsafe {
-            let w = _mm256_cvtph_ps(_mm_loadu_si128(weights.as_ptr().add(block).cast()));
-            let x = _mm256_loadu_ps(x.as_ptr().add(block));
-            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(w, x));
-        }
-    } else {
-        *out = [0.0; GROUP];
-        for (out, (w, x)) in out.iter_mut().zip(weights[block..].iter().zip(&x[block..])) {
-            *out = w.to_f32() * x;
-        }
+    if block + GROUP > x.len().min(weights.len()) {
+        return combine_rest(&weights[block..], &x[block..], out);
+    }
+    // SAFETY: GROUP = 8 scales from `block` on are there, in both.
+    unsafe {
+        let w = _mm256_cvtph_ps(_mm_loadu_si128(weights.as_ptr().add(block).cast()));
+        let x = _mm256_loadu_ps(x.as_ptr().add(block));
+        _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(w, x));
+    }
+}
+
+#[cold]
+fn combine_rest(weights: &[f16], x: &[f32], out: &mut [f32; GROUP]) {
+    *out = [0.0; GROUP];
+    for (out, (w, x)) in out.iter_mut().zip(weights.iter().zip(x)) {
+        *out = w.to_f32() * x;
     }
 }
 
