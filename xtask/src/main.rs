@@ -21,7 +21,7 @@ cargo xtask <COMMAND>
   test                 build everything and run every test that needs no more than Rust
   ci                   what CI runs: rustfmt, clippy, rustdoc, tidy, the fuzz targets' build, the demo, then test
   tidy                 rules of the repository: paths in documents, layers, unsafe, sizes, versions
-  peers                quantize the fixtures and load the artefacts with transformers + bitsandbytes
+  peers                every fixture through the binary, its artefacts through transformers + bitsandbytes
                        (the first time: about 1 GB of Python packages, into target/peers)
   soak [--cases N] [--kills N] [--runs N]
                        property tests with N cases each (100000), `quantize` killed N times (100), N runs of
