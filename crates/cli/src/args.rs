@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use quant::{QuantConfig, QuantType};
 
 use crate::build;
-use crate::commands::{bench, chat, completions, prompt, quantize, score};
+use crate::commands::{bench, chat, completions, demo, prompt, quantize, score};
 use crate::output::{self, CliError};
 
 const EXIT_CODES: &str = "\
@@ -38,6 +38,8 @@ pub(crate) struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Read a sample document with the model in this binary: its type and fields, as JSON
+    Demo(demo::DemoArgs),
     /// Answer one prompt
     Prompt(prompt::PromptArgs),
     /// Talk with a model
@@ -56,6 +58,7 @@ impl Command {
     /// Whether the result, and errors, go to stdout as JSON.
     pub(crate) fn wants_json(&self) -> bool {
         match self {
+            Command::Demo(args) => args.json,
             Command::Prompt(args) => args.json,
             Command::Quantize(args) => args.json,
             Command::Score(args) => args.json,

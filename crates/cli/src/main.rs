@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod device;
 mod models;
+mod embedded;
 mod memory;
 mod generation;
 mod bandwidth;

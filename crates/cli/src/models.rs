@@ -15,13 +15,16 @@ use serde_json::Value;
 use crate::args::{ContextArgs, LoadArgs, PlaceArgs};
 use crate::memory::{self, Needs};
 use crate::output::{self, CliError};
-use crate::progress;
+use crate::{embedded, progress};
 
 /// Longest context that is taken unasked, in tokens.
 const DEFAULT_CONTEXT_MAX: usize = 32_768;
 
 /// Opens a checkpoint by the name that a command was given.
 pub(crate) fn open(model: &str, places: &PlaceArgs) -> Result<Checkpoint> {
+    if model == embedded::NAME {
+        return embedded::checkpoint();
+    }
     let directory = Places::from_env(places.model_dir.clone()).find(model)?;
     Ok(Checkpoint::open(&directory)?)
 }

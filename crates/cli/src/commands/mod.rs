@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+pub(crate) mod demo;
 pub(crate) mod prompt;
 pub(crate) mod chat;
 pub(crate) mod quantize;
@@ -14,6 +15,7 @@ use crate::args::Command;
 /// Runs a command.
 pub(crate) fn run(command: Command) -> Result<()> {
     match command {
+        Command::Demo(args) => demo::run(&args),
         Command::Prompt(args) => prompt::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Quantize(args) => quantize::run(&args),
