@@ -161,9 +161,9 @@ fn without_generation_tags(source: &str) -> String {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
+        let (before, tag) = (&rest[..start], &rest[start + 2..]);
         let Some(end) = tag.find("%}") else { break };
-        let inner = &tag[2..end];
+        let inner = &tag[..end];
         let word = inner.trim_matches(['-', '+']).trim();
         let replacement = match word {
             "generation" => inner.replace(word, "if true"),
