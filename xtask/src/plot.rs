@@ -8,13 +8,18 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 const PHASES: [&str; 2] = ["prefill", "decode"];
-const PROGRAMS: [(&str, &str); 2] = [("halfbyte", "#2a6f97"), ("llama_cpp", "#bc6c25")];
+/// Keys of the report, what people call them, and their colours.
+const PROGRAMS: [(&str, &str, &str); 3] = [
+    ("int8", "halfbyte int8", "#2a6f97"),
+    ("f32", "halfbyte f32", "#89c2d9"),
+    ("llama_cpp", "llama.cpp", "#bc6c25"),
+];
 
 /// Width, height and place of the panels, in pixels.
 const WIDTH: f64 = 640.0;
-const PANEL_HEIGHT: f64 = 110.0;
-const LEFT: f64 = 90.0;
-const BAR: f64 = 28.0;
+const PANEL_HEIGHT: f64 = 130.0;
+const LEFT: f64 = 110.0;
+const BAR: f64 = 24.0;
 
 /// A rate over several rounds, in tokens a second.
 #[derive(Debug, PartialEq)]
@@ -55,16 +60,16 @@ fn draw(report: &Value) -> Result<String> {
 }
 
 fn panel(svg: &mut String, top: f64, phase: &str, report: &Value) -> Result<()> {
-    let rates = PROGRAMS.map(|(program, _)| rate(report, program, phase));
+    let rates = PROGRAMS.map(|(program, _, _)| rate(report, program, phase));
     let largest = rates.iter().flatten().map(|rate| rate.max).fold(f64::MIN_POSITIVE, f64::max);
     let scale = (WIDTH - LEFT - 90.0) / largest;
     text(svg, 10.0, top + 12.0, phase);
-    for (index, (rate, (program, colour))) in rates.into_iter().zip(PROGRAMS).enumerate() {
+    for (index, (rate, (_, name, colour))) in rates.into_iter().zip(PROGRAMS).enumerate() {
         let rate = rate?;
-        let y = top + 20.0 + index as f64 * (BAR + 8.0);
+        let y = top + 20.0 + index as f64 * (BAR + 6.0);
         let middle = y + BAR / 2.0;
         let (low, high) = (LEFT + rate.min * scale, LEFT + rate.max * scale);
-        text(svg, 10.0, middle + 4.0, program);
+        text(svg, 10.0, middle + 4.0, name);
         writeln!(
             svg,
             "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR}\" fill=\"{colour}\"/>\n\
@@ -77,10 +82,10 @@ fn panel(svg: &mut String, top: f64, phase: &str, report: &Value) -> Result<()> 
 }
 
 fn rate(report: &Value, program: &str, phase: &str) -> Result<Rate> {
-    let rate = &report[format!("{program}_tokens_per_second")][phase];
+    let rate = &report["tokens_per_second"][program][phase];
     let number = |key: &str| {
         let number = rate[key].as_f64().filter(|number| *number >= 0.0);
-        number.with_context(|| format!("`{program}_tokens_per_second.{phase}.{key}` is no rate"))
+        number.with_context(|| format!("`tokens_per_second.{program}.{phase}.{key}` is no rate"))
     };
     Ok(Rate { median: number("median")?, min: number("min")?, max: number("max")? })
 }
@@ -102,17 +107,17 @@ mod tests {
         let phases = |median| json!({ "prefill": rates(median), "decode": rates(median) });
         let report = json!({
             "shape": "a<b", "threads": 2,
-            "halfbyte_tokens_per_second": phases(100.0), "llama_cpp_tokens_per_second": phases(50.0),
+            "tokens_per_second": { "int8": phases(100.0), "f32": phases(25.0), "llama_cpp": phases(50.0) },
         });
         let svg = draw(&report).unwrap();
-        assert_eq!(svg.matches("width=\"460.0\"").count(), 2, "{svg}");
-        assert_eq!(svg.matches("width=\"230.0\"").count(), 2, "{svg}");
+        assert_eq!(svg.matches("width=\"440.0\"").count(), 2, "{svg}");
+        assert_eq!(svg.matches("width=\"220.0\"").count(), 2, "{svg}");
         assert!(svg.contains("a&lt;b, 2 threads"));
     }
 
     #[test]
     fn what_is_missing_is_named() {
         let error = draw(&json!({ "shape": "a", "threads": 2 })).unwrap_err().to_string();
-        assert!(error.contains("halfbyte_tokens_per_second.prefill.median"), "{error}");
+        assert!(error.contains("tokens_per_second.int8.prefill.median"), "{error}");
     }
 }
