@@ -84,8 +84,9 @@ pub(crate) fn parse() -> Result<Cli> {
         };
         let text = if colours { error.render().ansi().to_string() } else { plain.clone() };
         if error.use_stderr() {
-            let first = plain.lines().next().unwrap_or_default();
-            let message = first.trim_start_matches("error: ").to_owned();
+            // The paragraph before usage and tips.
+            let lines = plain.lines().take_while(|line| !line.is_empty()).map(str::trim);
+            let message = lines.collect::<Vec<_>>().join(" ").replacen("error: ", "", 1);
             CliError::Usage { message, text: Some(text) }.into()
         } else {
             CliError::Help(text).into()

@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use expect_test::{Expect, expect};
+use model::safetensors::parse_header;
 use serde_json::{Value, json};
-use support::{command, copy, halfbyte, halfbyte_with, model};
+use support::{command, copy, halfbyte, halfbyte_with};
 
 fn check(args: &[&str], expected: Expect) {
     expected.assert_eq(&halfbyte(&[args, &["--device", "cpu"]].concat()).text());
@@ -179,7 +180,7 @@ fn models_of_another_kind() {
 #[test]
 fn a_model_that_cannot_read_or_talk() {
     check(
-        &["prompt", &model("llama-bf16"), "Hi"],
+        &["prompt", &support::model("llama-bf16"), "Hi"],
         expect![[r#"
         exit 3
         --- stderr
@@ -209,24 +210,24 @@ fn a_model_that_cannot_read_or_talk() {
 
 #[test]
 fn prompts_that_cannot_be_answered() {
-    let qwen3 = model("qwen3-bf16");
+    let qwen3 = support::model("qwen3-bf16");
     check(
         &["prompt", &qwen3, &"x ".repeat(300)],
         expect![[r#"
-        exit 3
-        --- stderr
-        error: the prompt holds 617 tokens, but the context ends at 256; shorten it or raise --context
-    "#]],
+            exit 3
+            --- stderr
+            error: the prompt holds 617 tokens, but the context ends at 256; shorten it, or raise --context as far as the model goes
+        "#]],
     );
     check(
         &["prompt", &qwen3, &"x ".repeat(300), "--json"],
         expect![[r#"
-        exit 3
-        --- stdout
-        {"error":{"message":"the prompt holds 617 tokens, but the context ends at 256; shorten it or raise --context","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}}
-        --- stderr
-        error: the prompt holds 617 tokens, but the context ends at 256; shorten it or raise --context
-    "#]],
+            exit 3
+            --- stdout
+            {"error":{"message":"the prompt holds 617 tokens, but the context ends at 256; shorten it, or raise --context as far as the model goes","type":"invalid_request_error","param":"prompt","code":"context_length_exceeded"}}
+            --- stderr
+            error: the prompt holds 617 tokens, but the context ends at 256; shorten it, or raise --context as far as the model goes
+        "#]],
     );
     check(
         &["prompt", &qwen3, ""],
@@ -275,7 +276,10 @@ fn tokens_that_cannot_be_scored() {
     let file = root.join("ids.json");
     let score = |ids: &str, expected: Expect| {
         fs::write(&file, ids).unwrap();
-        check(&["score", &model("llama-bf16"), "--tokens", file.to_str().unwrap()], expected);
+        check(
+            &["score", &support::model("llama-bf16"), "--tokens", file.to_str().unwrap()],
+            expected,
+        );
     };
     score(
         "[]",
@@ -320,10 +324,10 @@ fn tokens_that_cannot_be_scored() {
     score(
         &json!(vec![1; 1000]).to_string(),
         expect![[r#"
-        exit 3
-        --- stderr
-        error: the prompt holds 1000 tokens, but the context ends at 256; shorten it or raise --context
-    "#]],
+            exit 3
+            --- stderr
+            error: the prompt holds 1000 tokens, but the context ends at 256; shorten it, or raise --context as far as the model goes
+        "#]],
     );
 }
 
@@ -332,7 +336,7 @@ fn places_that_cannot_be_written() {
     let root = directory("unwritable");
     let tokens = root.join("ids.json");
     fs::write(&tokens, "[1,2,3]").unwrap();
-    let llama = model("llama-bf16");
+    let llama = support::model("llama-bf16");
     let score = ["score", &llama, "--tokens", tokens.to_str().unwrap()];
     check(
         &[&score[..], &["--logits", "/nonexistent/out.safetensors"]].concat(),
@@ -375,7 +379,7 @@ fn places_that_cannot_be_written() {
     "#]],
     );
     check_quantize(
-        &[&model("llama-nf4-bs128"), root.join("dst").to_str().unwrap()],
+        &[&support::model("llama-nf4-bs128"), root.join("dst").to_str().unwrap()],
         expect![[r#"
         exit 3
         --- stderr
@@ -389,25 +393,23 @@ fn places_that_cannot_be_written() {
 fn values_that_cannot_be_quantized_leave_nothing() {
     let root = directory("not-finite");
     let src = copy("llama-bf16", &root);
-    // The last tensor's last element becomes NaN.
-    spoil(&src, |bytes| {
-        let end = bytes.len();
-        bytes[end - 2..].copy_from_slice(&[0xc0, 0x7f]);
-    });
-    check_quantize(
-        &[&src, root.join("dst").to_str().unwrap()],
-        expect![[r#"
-        exit 0
-        --- stdout
-        TMP/halfbyte-test-not-finite/dst: 14 tensors quantized, 7 kept; 190 kB -> 109 kB (57.2 %) in 0.1 s
-    "#]],
-    );
+    let file = Path::new(&src).join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let header = parse_header(&bytes, bytes.len() as u64, &file).unwrap();
+    let end = header["model.layers.1.mlp.down_proj.weight"].bytes.end;
+    // The last element of the last matrix becomes NaN.
+    spoil(&src, |bytes| bytes[end - 2..end].copy_from_slice(&[0xc0, 0x7f]));
+    check_quantize(&[&src, root.join("dst").to_str().unwrap()], expect![[r#"
+        exit 3
+        --- stderr
+        error: TMP/halfbyte-test-not-finite/llama-bf16/model.safetensors: tensor `model.layers.1.mlp.down_proj.weight`: value [8191] is NaN; only finite values can be quantized
+    "#]]);
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1, "something was left behind");
 }
 
 #[test]
 fn flags_that_make_no_sense() {
-    let qwen3 = model("qwen3-bf16");
+    let qwen3 = support::model("qwen3-bf16");
     let prompt = |args: &[&str], expected: Expect| {
         let run = halfbyte(&[&["prompt", &qwen3, "Hi"], args].concat());
         expected.assert_eq(&run.text());
@@ -528,7 +530,8 @@ fn flags_that_make_no_sense() {
 
 #[test]
 fn a_gpu_is_never_replaced_by_the_cpu() {
-    let run = halfbyte(&["prompt", &model("qwen3-bf16"), "Hi", "--device", "cuda:1", "--json"]);
+    let run =
+        halfbyte(&["prompt", &support::model("qwen3-bf16"), "Hi", "--device", "cuda:1", "--json"]);
     expect![[r#"
         exit 4
         --- stdout
@@ -557,7 +560,8 @@ fn demo_tells_a_bad_file_from_a_bad_answer() {
     "#]],
     );
     // A model that was never trained answers, but not with the JSON object.
-    let run = halfbyte(&["demo", "--model", &model("qwen3-bf16"), "--device", "cpu", "--json"]);
+    let run =
+        halfbyte(&["demo", "--model", &support::model("qwen3-bf16"), "--device", "cpu", "--json"]);
     assert!(matches!(run.code, 1 | 3), "{}", run.text());
     assert!(run.stderr.starts_with("error: "), "{}", run.text());
     let error: Value = serde_json::from_str(&run.stdout).unwrap();

@@ -7,13 +7,8 @@ use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 
-use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 use support::{command, copy, halfbyte, halfbyte_with, ids, model, models, tensor};
-
-fn check(args: &[&str], expected: Expect) {
-    expected.assert_eq(&halfbyte(args).text());
-}
 
 /// Writes the tokens of a case to a file that `--tokens` takes.
 fn write_tokens(case: &str, to: &Path) -> String {
@@ -280,9 +275,7 @@ fn chat_survives_what_does_not_fit() {
     let run = halfbyte_with(&args, format!("{long}\nHi\n").as_bytes());
     assert_eq!(run.code, 0, "{}", run.text());
     assert_eq!(run.stdout.lines().count(), 1, "{}", run.text());
-    assert!(
-        run.stderr.contains("the context ends at 48; shorten it or raise --context, or /reset")
-    );
+    assert!(run.stderr.contains("the context ends at 48; shorten it, or raise --context"));
 }
 
 #[test]
@@ -373,14 +366,8 @@ fn help_needs_nothing() {
     let lines: Vec<&str> = run.stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(lines, ["halfbyte", "build:", "target:", "cpu", "cuda"]);
     assert!(run.stdout.ends_with("cuda kernels: none\n"));
-    check(
-        &["-V"],
-        expect![[r#"
-        exit 0
-        --- stdout
-        halfbyte 0.1.0
-    "#]],
-    );
+    let version = concat!("halfbyte ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(halfbyte(&["-V"]).stdout, version);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub enum EngineError {
     EmptyPrompt,
     /// The prompt, and at least one token of an answer, do not fit into the context.
     #[error(
-        "the prompt holds {tokens} tokens, but the context ends at {context}; shorten it or raise --context"
+        "the prompt holds {tokens} tokens, but the context ends at {context}; shorten it, or raise --context as far as the model goes"
     )]
     TooLong {
         /// Tokens of the prompt.

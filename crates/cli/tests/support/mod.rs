@@ -10,16 +10,16 @@ use serde_json::Value;
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Run {
-    pub code: i32,
-    pub stdout: String,
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
     /// Without the line that names the device, which differs from machine to machine.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
     /// Everything in one text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Run { code, stdout, stderr } = self;
         let mut text = format!("exit {code}\n");
         for (name, content) in [("stdout", stdout), ("stderr", stderr)] {
@@ -32,25 +32,25 @@ impl Run {
 
     /// The JSON on stdout of a run that went well.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{}", self.text());
         serde_json::from_str(&self.stdout).unwrap()
     }
 }
 
 /// The program, with nothing of this machine's models in sight.
-pub fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_halfbyte"));
     command.args(args).env("HF_HUB_CACHE", "/nonexistent/hub").env_remove("HALFBYTE_MODEL_DIR");
     command
 }
 
-pub fn halfbyte(args: &[&str]) -> Run {
+pub(crate) fn halfbyte(args: &[&str]) -> Run {
     halfbyte_with(args, b"")
 }
 
 /// Runs with this on stdin.
-pub fn halfbyte_with(args: &[&str], stdin: &[u8]) -> Run {
+pub(crate) fn halfbyte_with(args: &[&str], stdin: &[u8]) -> Run {
     let mut command = command(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -74,17 +74,17 @@ fn plain(bytes: &[u8]) -> String {
 }
 
 /// Where the tiny models are.
-pub fn models() -> PathBuf {
+pub(crate) fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models")
 }
 
 /// The path of a tiny model.
-pub fn model(name: &str) -> String {
+pub(crate) fn model(name: &str) -> String {
     models().join(name).display().to_string()
 }
 
 /// A copy of a tiny model to spoil; `expected.safetensors` is left out.
-pub fn copy(name: &str, to: &Path) -> String {
+pub(crate) fn copy(name: &str, to: &Path) -> String {
     let to = to.join(name);
     std::fs::create_dir(&to).unwrap();
     for entry in std::fs::read_dir(models().join(name)).unwrap() {
@@ -97,7 +97,7 @@ pub fn copy(name: &str, to: &Path) -> String {
 }
 
 /// Shape and values of a tensor of 32-bit elements.
-pub fn tensor(file: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
+pub(crate) fn tensor(file: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
     let bytes = std::fs::read(file).unwrap();
     let header = model::safetensors::parse_header(&bytes, bytes.len() as u64, file).unwrap();
     let info = &header[name];
@@ -107,7 +107,7 @@ pub fn tensor(file: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
 }
 
 /// Elements of a tensor of 64-bit integers.
-pub fn ids(file: &Path, name: &str) -> Vec<i64> {
+pub(crate) fn ids(file: &Path, name: &str) -> Vec<i64> {
     let bytes = std::fs::read(file).unwrap();
     let header = model::safetensors::parse_header(&bytes, bytes.len() as u64, file).unwrap();
     let values = bytes[header[name].bytes.clone()].chunks_exact(8);
