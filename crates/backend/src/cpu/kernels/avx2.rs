@@ -104,7 +104,7 @@ pub(super) fn is_available() -> bool {
 const GROUP: usize = 8;
 
 /// How far ahead of the weights in use memory is asked for the next.
-const PREFETCH_BYTES: usize = 4096;
+pub(super) const PREFETCH_BYTES: usize = 4096;
 
 /// The table in both halves of a register, for `pshufb`.
 #[inline]

@@ -10,6 +10,8 @@ use half::f16;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 /// Elements per activation scale, and the step of every kernel.
 pub(crate) const BLOCK: usize = 64;
@@ -95,10 +97,12 @@ pub(crate) fn detect() -> &'static Kernels {
 
 /// All tables that run on this processor, the best first.
 pub(crate) fn available() -> Vec<&'static Kernels> {
-    let mut tables = vec![&portable::KERNELS];
     #[cfg(target_arch = "x86_64")]
-    if avx2::is_available() {
-        tables.insert(0, &avx2::KERNELS);
-    }
-    tables
+    let simd = [
+        avx512::is_available().then_some(&avx512::KERNELS),
+        avx2::is_available().then_some(&avx2::KERNELS),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let simd = [];
+    simd.into_iter().flatten().chain([&portable::KERNELS]).collect()
 }
