@@ -103,6 +103,11 @@ def _spliced(rng):
     return "".join(parts)
 
 
+_LINKS = ("du", "de", "de la", "des", "of", "and", "the", "von", "van", "van der", "am", "im", "zur",
+          "di", "del", "della", "dei", "do", "da", "dos", "y", "e", "i", "og", "och", "en", "und", "et",
+          "+", "für", "pour", "per", "for", "at", "&", "à la", "los", "le", "la", "el", "il", "ved")
+
+
 def word(rng, vocabulary):
     """An invented, capitalised word; training draws from more sources than the held-out split."""
     if vocabulary == "train":
@@ -136,9 +141,16 @@ def _core(rng, vocabulary):
         trade = word(rng, vocabulary)
     last = rng.choice(_LAST[vocabulary]) if rng.random() < 0.6 else word(rng, vocabulary)
     second = word(rng, vocabulary) if rng.random() < 0.4 else rng.choice(_STEMS[vocabulary])
-    kind = rng.randrange(16)
+    kind = rng.randrange(24)
     if kind < 5:
         return f"{stem} {trade}"
+    if kind >= 16:  # longer names, with the small words that join them
+        link = rng.choice(_LINKS)
+        return rng.choice((
+            f"{trade} {link} {stem}", f"{trade} {link} {stem} {second}", f"{stem} {second} {trade}",
+            f"{stem} {trade} {link} {second}", f"{last}'s {trade}", f"The {stem} {trade}",
+            f"{last}, {stem} & {second}", f"{stem} {link} {last}", f"{stem} {trade} {second} {last}",
+            f"{stem}-{second} {trade}", f"{trade} {last} {link} {second}", f"{last} {stem} {trade}"))
     return (
         stem,
         f"{stem} {second}",

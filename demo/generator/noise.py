@@ -44,6 +44,11 @@ def apply(rng, lines, locale):
     """The document's final text."""
     if rng.random() < 0.25:
         lines = _page_lines(rng, lines, locale)
+    if rng.random() < 0.1:  # a slogan, a hand-written remark, a stamp
+        words = rng.sample(locale.labels["items"] + locale.labels["food"], rng.randrange(1, 4))
+        remark = " ".join(words) + rng.choice(("", "!", ".", "?", " ...", " ok"))
+        lines = list(lines)
+        lines.insert(rng.choice((0, 1, len(lines))), remark)
     if rng.random() < 0.03:  # a page of terms and conditions
         lines = lines + [""] + rng.choices(locale.labels["terms"], k=rng.randrange(8, 60))
     if rng.random() < 0.2:

@@ -78,6 +78,11 @@ def date_style(rng, locale):
     return rng.choice(locale.date)
 
 
+def letterhead(rng, name):
+    """Another's name as documents print it: some letterheads are in capitals."""
+    return name.upper() if rng.random() < 0.15 else name
+
+
 def as_printed(rng, name, locale):
     """Our name as others write it: as it is, in capitals, or without its legal form."""
     kind = rng.random()
@@ -228,7 +233,11 @@ def _meta(rng, locale, kind, title, number, day_text, dates):
                 text = f"{rng.randrange(1000, 99999)} kWh"
             rows.append((locale.label(rng, key), text))
     if kind == "credit_note" and rng.random() < 0.7:
-        rows.append((locale.label(rng, "original"), values.identifier(rng, "invoice")))
+        text = values.identifier(rng, "invoice")
+        if rng.random() < 0.5:
+            text += rng.choice((" ", f" {rng.choice(_OF_DATE)} ", " (", ", "))
+            text += values.date(values.day(rng), dates, locale) + ")" * text.endswith("(")
+        rows.append((locale.label(rng, "original"), text))
     for key, chance in (("customer_no", 0.4), ("order_no", 0.25), ("your_ref", 0.2)):
         if rng.random() < (0.9 if key == "customer_no" and kind == "bill" else chance):
             rows.append((locale.label(rng, key), values.identifier(rng, "customer")))
@@ -239,7 +248,21 @@ def _meta(rng, locale, kind, title, number, day_text, dates):
     return rows
 
 
+# The word between a number and its date.
+_OF_DATE = ("of", "du", "vom", "del", "van", "de", "z dnia", "av", "af", "dated", "d.d.", "den")
 _ROLES = {"payment_advice": ("payer", "payee"), "purchase_order": ("buyer", "vendor")}
+
+
+def _decoy_note(rng, locale, money, dates):
+    """A sentence with a date, a number or an amount that is not the document's own."""
+    label = lambda key: locale.label(rng, key)
+    day = values.date(values.day(rng), dates, locale)
+    return rng.choice((
+        f"{label('due')} {day}.", f"{label('original')} {values.identifier(rng, 'invoice')} "
+        f"{rng.choice(_OF_DATE)} {day}.", f"{label('order_no')} {values.identifier(rng, 'x')}, {day}",
+        f"{label('discount')} 2%: {money.item(values.amount_cents(rng))}, {label('due')} {day}",
+        f"{label('delivery_date')} {day}, {rng.choice(locale.cities)}",
+        f"{label('payments')}: {money.item(values.amount_cents(rng))} ({day})"))
 
 
 def commercial(rng, kind, vocabulary):
@@ -250,6 +273,7 @@ def commercial(rng, kind, vocabulary):
     issued_by_us = rng.random() < (0.08 if kind == "bill" else 0.42)
     private = kind != "bill" and rng.random() < 0.1
     other = names.person(rng, vocabulary) if private else names.company(rng, locale, vocabulary)
+    other = letterhead(rng, other)
     ours = names.company(rng, locale, vocabulary)
     number = values.identifier(rng, kind) if rng.random() < 0.93 else None
     day = values.day(rng) if rng.random() < 0.94 else None
@@ -302,6 +326,8 @@ def commercial(rng, kind, vocabulary):
         if money.marks == "line":
             prose += " " + locale.label(rng, "amounts_in").format(keep(currency)) + "."
     notes = rng.sample(locale.labels["terms"], rng.choice((0, 1, 1, 2, 3)))
+    if rng.random() < 0.2:
+        notes.insert(0, _decoy_note(rng, locale, money, dates))
     return Record(
         locale=locale, kind=kind, title=title, issuer=issuer, recipient=recipient,
         roles=_ROLES.get(kind, ("from", "bill_to")), meta=meta, columns=columns, rows=rows,

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from . import names, values
 from .layouts import left, pair, right, separator
-from .record import (answer, as_printed, date_style, keep, make_party, number_style, pick_locale)
+from .record import (answer, as_printed, date_style, keep, letterhead, make_party, number_style,
+                     pick_locale)
 
 
 @dataclass
@@ -29,7 +30,7 @@ def receipt(rng, vocabulary):
     """A receipt with its expected answer. The money goes to the merchant."""
     locale = pick_locale(rng)
     ours = names.company(rng, locale, vocabulary)
-    other = names.company(rng, locale, vocabulary)
+    other = letterhead(rng, names.company(rng, locale, vocabulary))
     issued_by_us = rng.random() < 0.25
     merchant = as_printed(rng, ours, locale) if issued_by_us else other
     if issued_by_us:
@@ -287,6 +288,41 @@ def statement(line, rng):
     return lines + [f"{label('balance')}{gap}{line.balance}"] * (rng.random() < 0.5)
 
 
+def columns(line, rng):
+    """A statement in aligned columns: money out and in have one each, long texts go on below."""
+    label = lambda k: line.locale.label(rng, k)
+    size = rng.choice((8, 10, 12, 14))
+    first, wide = rng.choice((10, 12, 14)), rng.choice((30, 38, 46, 54))
+    words = rng.choice((f"{line.text} {line.party}", f"{line.party} {line.text}", line.party))
+    words = words.strip() or line.text
+    more = [line.purpose] * bool(line.purpose)
+    if line.number:
+        more.append(f"{label('reference')} {line.number}")
+    amount = keep(line.money.plain(line.cents)) if rng.random() < 0.7 else line.amount
+    shown = line.money.marks == "none" or amount == line.amount
+    cells = [amount, ""] if not line.incoming else ["", amount]
+    heads = [label("debit"), label("credit")]
+    if rng.random() < 0.3:
+        cells, heads = cells[::-1], heads[::-1]
+    cells, heads = cells + [line.balance], heads + [label("balance")]
+    if rng.random() < 0.25:
+        cells, heads = cells[:2], heads[:2]
+    align = right if rng.random() < 0.7 else left
+    dates = [line.booking] + [line.valuta] * (rng.random() < 0.25)
+    date_heads = [label("booking"), label("valuta")][: len(dates)]
+    row = "".join(left(d, first) + " " for d in dates) + left(words, wide)
+    head = "".join(left(d, first) + " " for d in date_heads) + left(label("payref"), wide)
+    row += "".join(" " + align(c, size) for c in cells)
+    head += "".join(" " + align(c, size) for c in heads)
+    inset = " " * rng.choice((0, first + 1))
+    below = [inset + " ".join(more)] if rng.random() < 0.5 else [inset + m for m in more]
+    before = [f"{label('previous')} {line.balance}"] * (rng.random() < 0.3)
+    note = [] if shown else [label("amounts_in").format(keep(line.money.currency))]
+    if rng.random() < 0.5:
+        return _account(line, rng) + note + before + [head.rstrip(), row.rstrip()] + below
+    return _account(line, rng) + before + [head.rstrip(), row.rstrip()] + below + note
+
+
 def stacked(line, rng):
     """A mobile app's list: one fact a line, no labels but the reference's."""
     facts = [line.party or line.text, signed(line, rng), line.booking]
@@ -309,4 +345,4 @@ def notification(line, rng):
     return lines + [f"{line.locale.label(rng, 'balance')}: {line.balance}"] * (rng.random() < 0.5)
 
 
-SEEN_BANK = (detail, detail, export, statement, stacked, notification)
+SEEN_BANK = (detail, detail, export, columns, columns, statement, stacked, notification)
