@@ -105,8 +105,8 @@ pub(crate) struct PlaceArgs {
 /// What a model runs on.
 #[derive(Debug, Args)]
 pub(crate) struct DeviceArgs {
-    /// auto, cpu or cuda[:N]; auto takes a GPU if there is one
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    /// Device: auto takes a GPU if there is one
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
     pub(crate) device: DeviceChoice,
     /// Threads of the CPU [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

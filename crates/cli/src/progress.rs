@@ -5,7 +5,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const COUNT: &str = "{prefix} {wide_bar} {pos}/{len} {per_sec}, {eta} left";
-const BYTES: &str = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
+const BYTES: &str =
+    "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left";
 
 /// A bar that counts `unit`s, as `layers` or `tokens`.
 pub(crate) fn count(what: &'static str, len: u64) -> ProgressBar {

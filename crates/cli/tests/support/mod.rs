@@ -1,6 +1,6 @@
 //! Runs the built binary and reads what it wrote.
-// Each file of tests is a crate of its own and uses a part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each file of tests is a crate of its own and uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
