@@ -41,7 +41,7 @@ pub(super) fn parse(completion: &Completion) -> Result<Map<String, Value>, CliEr
 pub(super) fn fields(text: &str) -> Option<Map<String, Value>> {
     let object: Map<String, Value> = serde_json::from_str(text).ok()?;
     let is_field = |name: &&str| object.get(*name).is_some_and(|v| v.is_string() || v.is_null());
-    (object.len() == FIELDS.len() && FIELDS.iter().all(|name| is_field(name))).then_some(object)
+    (object.len() == FIELDS.len() && FIELDS.iter().all(is_field)).then_some(object)
 }
 
 #[cfg(test)]
