@@ -20,7 +20,7 @@ const DOT_ROWS_MAX: usize = 4;
 /// Columns of a panel, so that it stays in the second-level cache: 16 rows x 2048 x 2 bytes.
 const PANEL_COLS: usize = 2048;
 /// Weight bytes a dot task reads: long enough to outweigh its dispatch, short enough to balance the threads.
-const DOT_TASK_BYTES: usize = 64 << 10;
+const DOT_TASK_BYTES: usize = 192 << 10;
 
 /// One product: rows of an input times a matrix.
 pub(crate) struct Job<'a> {
