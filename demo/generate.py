@@ -18,6 +18,8 @@ TYPES = ("invoice", "credit_note", "bill", "reminder", "purchase_order", "quote"
 COMPOSED_SHARE = 0.55  # of the training documents; the rest have a layout of a fixed kind
 _WEIGHTS = (6, 2, 2, 2, 1.5, 1.5, 1, 2, 3, 4)
 FIELDS = ("document_type", "direction", "party", "number", "date", "currency", "total")
+# Longer documents are not written to files: with their answer they could pass the context's end.
+CHARACTERS_MAX = 3_000
 INSTRUCTION = "Read this accounting document and answer with one JSON object."
 
 
@@ -61,8 +63,12 @@ def main():
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     rng = random.Random(f"{options.split}-{options.seed}")
-    for _ in range(options.count):
-        sys.stdout.write(json.dumps(example(rng, options.split), ensure_ascii=False) + "\n")
+    written = 0
+    while written < options.count:
+        document = example(rng, options.split)
+        if len(document["text"]) <= CHARACTERS_MAX:
+            sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+            written += 1
 
 
 if __name__ == "__main__":
