@@ -67,7 +67,8 @@ def batch_loss(torch, model, tokens, starts):
     targets = torch.cat((tokens[:, 1:], torch.zeros_like(tokens[:, :1])), 1)
     position = torch.arange(tokens.shape[1], device=tokens.device)[None]
     answers = (position >= starts[:, None] - 1) & (targets != PAD)
-    prompts = (position < starts[:, None] - 1) & (torch.rand(tokens.shape, device=tokens.device) < 0.1)
+    sampled = torch.rand(tokens.shape, device=tokens.device) < 0.1
+    prompts = (position < starts[:, None] - 1) & sampled
     weight = (answers + 0.1 * prompts).flatten()
     index = weight.nonzero().squeeze(1)
     losses = torch.nn.functional.cross_entropy(
@@ -125,7 +126,7 @@ def run(options, queue):
                   f"balance {balance.item():.3f} documents {documents} queued {queue.qsize()}",
                   flush=True)
         if time.time() - shown > options.measure_every:
-            shown = measure(model, tokenizer, splits, generate=False, quantized=model.quantized)
+            shown = measure(model, tokenizer, splits, quantized=model.quantized)
     save(model, options.out)
     results = {"steps": step, "documents": documents, "seconds": round(time.time() - begun)}
     wrong = []
@@ -141,12 +142,11 @@ def run(options, queue):
     (Path(options.out) / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
-def measure(model, tokenizer, splits, generate, quantized):
+def measure(model, tokenizer, splits, quantized):
     """Prints the share of answers right to the last token; returns the time."""
     for split, rows in splits.items():
-        whole = exact_match(model, tokenizer, rows, quantized=quantized, generate=generate)["whole"]
+        whole = exact_match(model, tokenizer, rows, quantized=quantized, generate=False)["whole"]
         print(f"  {split}: whole answers right {whole:.4f}", flush=True)
-    model.quantized = quantized
     return time.time()
 
 
