@@ -1,5 +1,7 @@
 //! How far the int8-activation path is from the `f32` one, on the demo model and documents it was not trained on.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::path::{Path, PathBuf};
 
 use backend::{Batch, Cpu, KV_BLOCK_SIZE, Precision, SequenceSpan};

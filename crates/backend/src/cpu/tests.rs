@@ -215,7 +215,7 @@ fn check_tiles(kernels: &Kernels, plain: &Kernels, panel: &[[i16; 2]], scales: &
         .map(|t| random(t, pairs).iter().map(|v| [(v * 127.0) as i16, (v * 63.0) as i16]).collect())
         .collect();
     let tokens: Vec<&[[i16; 2]]> = tokens.iter().map(Vec::as_slice).collect();
-    let token_scales = vec![&scales[..pairs * 2 / BLOCK]; 6];
+    let token_scales = [&scales[..pairs * 2 / BLOCK]; 6];
     for scale_blocks in [pairs * 2 / BLOCK, pairs * 4 / BLOCK] {
         let panel_scales: Vec<[f32; PANEL_ROWS]> =
             (0..scale_blocks).map(|b| std::array::from_fn(|r| 0.1 * (b + r) as f32)).collect();

@@ -3,6 +3,9 @@
 //! All kernels work on blocks of [`BLOCK`] consecutive elements of a row. In *split* order a block holds its 32 even
 //! elements, then its 32 odd ones: that is what the high and the low nibbles of 32 packed bytes unpack to.
 
+// Kernels walk several arrays by one index, and a table of functions spells its types out.
+#![allow(clippy::needless_range_loop, clippy::type_complexity)]
+
 use std::ops::Range;
 
 use half::f16;
