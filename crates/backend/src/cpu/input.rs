@@ -81,19 +81,21 @@ impl Int8Rows {
     }
 }
 
-/// Rounds a row, block by block: `code = round(x / scale)`, `scale = max |x| / 127`.
+/// Rounds a row, block by block: `code = round(x / scale)`, `scale = max |x| / 127`. What is not finite makes the scale
+/// NaN, so that it shows in the result as it would in `f32`.
 fn quantize_row(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
     for ((x, codes), scale) in x.chunks_exact(BLOCK).zip(codes.chunks_exact_mut(BLOCK)).zip(scales)
     {
-        // Sixteen running maxima: the loop becomes vector code.
-        let mut maxima = [0.0f32; 16];
+        // Sixteen running maxima, and zeros that a value which is not finite turns into NaN: the loop becomes vector code.
+        let (mut maxima, mut zeros) = ([0.0f32; 16], [0.0f32; 16]);
         for part in x.chunks_exact(16) {
             for i in 0..16 {
                 maxima[i] = if part[i].abs() > maxima[i] { part[i].abs() } else { maxima[i] };
+                zeros[i] += part[i] * 0.0;
             }
         }
         let absmax = maxima.iter().fold(0.0f32, |max, &v| if v > max { v } else { max });
-        *scale = absmax / 127.0;
+        *scale = absmax / 127.0 + zeros.iter().sum::<f32>();
         // Below this the reciprocal would overflow; such a block contributes nothing.
         let inverse = if absmax > 1e-30 { 127.0 / absmax } else { 0.0 };
         let (even, odd) = codes.split_at_mut(BLOCK / 2);

@@ -165,6 +165,26 @@ fn the_same_row_gives_the_same_int8_product_alone_and_among_others() {
 }
 
 #[test]
+fn what_is_not_finite_stays_so_in_int8() {
+    let (n, k) = (8, 128);
+    let weight = packed(&random(1, n * k), &[n, k], QuantType::Nf4, 64, true);
+    let mut cpu = Cpu::new(1, Precision::Int8).unwrap();
+    let matrix = cpu.load_linear(weight, None, Role::Projection).unwrap();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for m in [1, 7] {
+            let mut x = random(2, m * k);
+            x[(m - 1) * k + 70] = bad;
+            let input = filled(&cpu, &x, k);
+            let mut out = cpu.buffer(m, n).unwrap();
+            cpu.linear(&input, &[&matrix], &mut [&mut out]);
+            let (finite, last) = out.data().split_at((m - 1) * n);
+            assert!(finite.iter().all(|v| v.is_finite()));
+            assert!(last.iter().all(|v| !v.is_finite()), "{bad} became {last:?}");
+        }
+    }
+}
+
+#[test]
 fn every_instruction_set_computes_the_same() {
     // More blocks than a group of eight, and not a multiple of it.
     let k = 12 * BLOCK;
