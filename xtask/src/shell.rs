@@ -10,15 +10,21 @@ pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Prints the command, runs it with our output, and fails if it does.
+/// Prints the command, runs it with our output, and fails if it does; then prints how long it took.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    println!("+ {}", display(command));
     let start = Instant::now();
+    run_last(command)?;
+    println!("  {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// As [`run`], but what the command prints last is the last to be seen.
+pub(crate) fn run_last(command: &mut Command) -> Result<()> {
+    println!("+ {}", display(command));
     let status = command.status().with_context(|| format!("cannot run {}", display(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", display(command));
     }
-    println!("  {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::shell::{cargo, run, works};
+use crate::shell::{cargo, run, run_last, works};
 
 /// A suite that `cargo xtask test` does not run: what it is, and the line that does.
 const LEFT_OUT: [(&str, &str); 2] = [
@@ -27,11 +27,13 @@ pub(crate) fn test() -> Result<()> {
     }
     // Last, so that the runner's summary is the last thing to read.
     if works(cargo().args(["nextest", "--version"])) {
-        run(cargo().args(["nextest", "run", "--no-fail-fast"]).args(workspace))
+        run_last(cargo().args(["nextest", "run", "--no-fail-fast"]).args(workspace))
     } else {
-        run(cargo()
-            .args(["test", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"])
-            .args(workspace))
+        run_last(
+            cargo()
+                .args(["test", "--no-fail-fast", "--lib", "--bins", "--tests", "--examples"])
+                .args(workspace),
+        )
     }
 }
 
