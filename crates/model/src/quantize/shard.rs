@@ -218,11 +218,13 @@ impl Writer {
 
     fn finish(mut self) -> Result<u64> {
         let quant_states = std::mem::take(&mut self.quant_states);
-        let header = self.header(&quant_states);
+        let mut header = self.header(&quant_states).into_bytes();
         let text: String = quant_states.into_iter().map(|(_, text)| text).collect();
         self.write_data(self.data_len, text.as_bytes())?;
         self.write_at(0, &(self.header_len as u64).to_le_bytes())?;
-        self.write_at(8, format!("{header:<width$}", width = self.header_len).as_bytes())?;
+        // Not by a formatting width, which ends at 65,535.
+        header.resize(self.header_len, b' ');
+        self.write_at(8, &header)?;
         self.file.sync_all().map_err(ModelError::io("write", &self.path))?;
         Ok((8 + self.header_len + self.data_len + text.len()) as u64)
     }
