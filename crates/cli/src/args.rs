@@ -75,7 +75,7 @@ pub(crate) fn parse() -> Result<Cli> {
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     parsed.map_err(|error| {
         // The flags could not be read, but whoever wrote --json wants the error so.
-        output::set_json(std::env::args().any(|arg| arg == "--json"));
+        output::set_json(std::env::args_os().any(|arg| arg == "--json"));
         let plain = error.render().to_string();
         let colours = if error.use_stderr() {
             io::stderr().is_terminal()
