@@ -355,6 +355,19 @@ fn places_that_cannot_be_written() {
         error: cannot write TMP/halfbyte-test-unwritable: is a directory
     "#]],
     );
+    // A link to a device: what it points to must stay what it is, and so must the link.
+    let device = root.join("device");
+    std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+    check(
+        &[&score[..], &["--logits", device.to_str().unwrap()]].concat(),
+        expect![[r#"
+        exit 1
+        --- stderr
+        error: cannot write TMP/halfbyte-test-unwritable/device: it is no regular file; name a new one
+    "#]],
+    );
+    assert!(fs::symlink_metadata(&device).unwrap().is_symlink());
+    fs::remove_file(&device).unwrap();
     check_quantize(
         &[&llama, "/nonexistent/dst"],
         expect![[r#"

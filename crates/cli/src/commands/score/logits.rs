@@ -27,6 +27,10 @@ impl LogitsFile {
         if path.is_dir() {
             return Err(error(io::Error::from(io::ErrorKind::IsADirectory)));
         }
+        // Renaming over a device or a pipe would put a file in its place.
+        if path.exists() && !path.is_file() {
+            return Err(error(io::Error::other("it is no regular file; name a new one")));
+        }
         let mut writer = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(error)?);
         let written = writer.write_all(&header(tokens, vocab_size));
         let file = LogitsFile { path: path.to_owned(), partial, writer: Some(writer) };
