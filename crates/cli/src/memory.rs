@@ -78,7 +78,7 @@ impl Needs {
             "does not fit into memory: weights {} + keys and values {} ({context} tokens of {} bytes) + activations {} \
              = {}, but {} are available; {hint}",
             gb(self.weights),
-            gb(self.kv_per_token * context as u64),
+            gb(self.kv_per_token.saturating_mul(context as u64)),
             self.kv_per_token,
             gb(self.activations),
             gb(total),
@@ -106,9 +106,21 @@ pub(crate) fn available() -> Option<u64> {
     let read = |name: &str| -> Option<u64> {
         fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse().ok()
     };
-    let group =
-        read("memory.max").zip(read("memory.current")).map(|(max, used)| max.saturating_sub(used));
+    let stat = fs::read_to_string("/sys/fs/cgroup/memory.stat").unwrap_or_default();
+    let group = read("memory.max")
+        .zip(read("memory.current"))
+        .map(|(max, used)| max.saturating_sub(used.saturating_sub(page_cache(&stat))));
     system.into_iter().chain(group).min()
+}
+
+/// Bytes of cached files in a control group: the kernel counts them as used but gives them up when asked, and a model
+/// that was mapped before is among them.
+fn page_cache(stat: &str) -> u64 {
+    let value = |line: &str| {
+        let (name, value) = line.split_once(' ')?;
+        ["active_file", "inactive_file"].contains(&name).then_some(value.parse::<u64>().ok()?)
+    };
+    stat.lines().filter_map(value).fold(0, u64::saturating_add)
 }
 
 fn mem_available(meminfo: &str) -> Option<u64> {
@@ -135,6 +147,13 @@ mod tests {
         let text = "MemTotal:       24689340 kB\nMemAvailable:   22000000 kB\nBuffers: 1 kB\n";
         assert_eq!(mem_available(text), Some(22_528_000_000));
         assert_eq!(mem_available("MemTotal: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn cached_files_are_not_in_use() {
+        let stat = "anon 500\nfile 1000\ninactive_anon 7\ninactive_file 600\nactive_file 300\n";
+        assert_eq!(page_cache(stat), 900);
+        assert_eq!(page_cache(""), 0);
     }
 
     #[test]
