@@ -1,6 +1,5 @@
 //! Which build this is.
 
-use backend::{Cpu, Precision};
 
 /// The commit the binary was built from, or what `HALFBYTE_BUILD_ID` said then.
 pub(crate) const ID: &str = env!("HALFBYTE_BUILD_ID");
@@ -12,7 +11,7 @@ pub(crate) fn name() -> String {
 
 /// What `--version` prints after the name of the program.
 pub(crate) fn long_version() -> String {
-    let isa = Cpu::new(1, Precision::F32).map_or("none", |cpu| cpu.isa());
+    let isa = backend::cpu::isa();
     format!(
         "{}\nbuild: {ID}\ntarget: {}\ncpu kernels: {isa}\ncuda kernels: none",
         env!("CARGO_PKG_VERSION"),

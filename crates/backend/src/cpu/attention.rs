@@ -129,7 +129,11 @@ thread_local! {
 impl Attention<'_> {
     pub(crate) fn run(&self) {
         let mut tasks = Vec::new();
+        let mut row = 0;
         for span in self.batch.sequences {
+            // Spans that share rows would have two tasks write the same output.
+            assert_eq!(span.start, row, "sequences must follow one another");
+            row += span.len;
             for start in (span.start..span.start + span.len).step_by(TASK_ROWS) {
                 let rows = start..(start + TASK_ROWS).min(span.start + span.len);
                 tasks.extend((0..self.params.num_key_value_heads).map(|head| Task {

@@ -7,13 +7,12 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use half::f16;
 use rayon::prelude::*;
 
 use super::disjoint::DisjointColumns;
 use super::input::Input;
 use super::kernels::{BLOCK, DOT_ROWS, Int8Tile, Kernels, PANEL_ROWS, PackedRow, TILE_TOKENS};
-use super::matrix::{Data, Int8Form, Matrix};
+use super::matrix::{Data, Int8Form, Matrix, RowScales};
 
 /// Most input rows that the dot kernels take: above it, unpacking a panel costs less than unpacking for every row.
 const DOT_ROWS_MAX: usize = 4;
@@ -64,7 +63,6 @@ fn tasks(index: usize, job: &Job<'_>) -> impl Iterator<Item = (usize, usize, usi
 #[derive(Default)]
 struct Scratch {
     row: Vec<f32>,
-    scales: Vec<f16>,
     codes: Vec<i8>,
     panel: Vec<[i16; 2]>,
     panel_scales: Vec<[f32; PANEL_ROWS]>,
@@ -82,20 +80,17 @@ fn run_task(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch:
             dot_packed(kernels, job, form, start, end)
         }
         (Data::Packed { int8: Some(form), .. }, true) => {
-            let unpack = |n, codes: &mut [i8], scales: &mut [f16]| {
+            let unpack = |n, codes: &mut [i8]| {
                 (kernels.unpack)(job.matrix.packed_row(n), &form.table, codes);
-                scales.copy_from_slice(form.row_scales(n, job.matrix.k));
             };
-            tile_int8(kernels, job, start..end, form.scale_block, form.unit, unpack, scratch);
+            tile_int8(kernels, job, start..end, &form.scales, form.scale_block, unpack, scratch);
         }
         (Data::Int8 { codes, scales }, false) => dot_int8(kernels, job, codes, scales, start, end),
-        (Data::Int8 { codes: all, scales: all_scales }, true) => {
+        (Data::Int8 { codes: all, scales }, true) => {
             let k = job.matrix.k;
-            let unpack = |n: usize, codes: &mut [i8], scales: &mut [f16]| {
-                codes.copy_from_slice(&all[n * k..(n + 1) * k]);
-                scales.copy_from_slice(&all_scales[n * k / BLOCK..(n + 1) * k / BLOCK]);
-            };
-            tile_int8(kernels, job, start..end, BLOCK, 1.0, unpack, scratch);
+            let unpack =
+                |n: usize, codes: &mut [i8]| codes.copy_from_slice(&all[n * k..(n + 1) * k]);
+            tile_int8(kernels, job, start..end, scales, BLOCK, unpack, scratch);
         }
         (_, false) => dot_f32(kernels, job, start, end, scratch),
         (_, true) => tile_f32(kernels, job, start, end, scratch),
@@ -116,14 +111,17 @@ fn put(job: &Job<'_>, out_row: usize, n: usize, values: &[f32]) {
 
 fn dot_packed(kernels: &Kernels, job: &Job<'_>, form: &Int8Form, start: usize, end: usize) {
     let matrix = job.matrix;
-    let row = |n| PackedRow { packed: matrix.packed_row(n), scales: form.row_scales(n, matrix.k) };
+    let row = |n| PackedRow { packed: matrix.packed_row(n), scales: form.scales.row(n) };
     for n in (start..end).step_by(DOT_ROWS) {
         // Where fewer remain, the last is computed more than once.
         let rows: [_; DOT_ROWS] = std::array::from_fn(|i| row((n + i).min(end - 1)));
         for (out_row, &x_row) in job.rows.iter().enumerate() {
             let x = job.input.int8().row(x_row as usize);
             let dots = (kernels.dot_packed)(&rows, &form.table, x);
-            put(job, out_row, n, &dots.map(|dot| dot * form.unit)[..DOT_ROWS.min(end - n)]);
+            let count = DOT_ROWS.min(end - n);
+            let out: [f32; DOT_ROWS] =
+                std::array::from_fn(|i| dots[i] * form.scales.unit(n + i.min(count - 1)));
+            put(job, out_row, n, &out[..count]);
         }
     }
 }
@@ -132,17 +130,17 @@ fn dot_int8(
     kernels: &Kernels,
     job: &Job<'_>,
     codes: &[i8],
-    scales: &[f16],
+    scales: &RowScales,
     start: usize,
     end: usize,
 ) {
     let k = job.matrix.k;
     for n in start..end {
-        let (weights, scales) =
-            (&codes[n * k..(n + 1) * k], &scales[n * k / BLOCK..(n + 1) * k / BLOCK]);
+        let weights = &codes[n * k..(n + 1) * k];
         for (out_row, &row) in job.rows.iter().enumerate() {
-            let dot = (kernels.dot_int8)(weights, scales, job.input.int8().row(row as usize));
-            put(job, out_row, n, &[dot]);
+            let x = job.input.int8().row(row as usize);
+            let dot = (kernels.dot_int8)(weights, scales.row(n), x);
+            put(job, out_row, n, &[dot * scales.unit(n)]);
         }
     }
 }
@@ -158,19 +156,19 @@ fn dot_f32(kernels: &Kernels, job: &Job<'_>, start: usize, end: usize, scratch: 
     }
 }
 
-/// Tiles of int8 rows, which `unpack` gives one by one with their scales, times `unit`.
+/// Tiles of int8 rows, whose codes `unpack` gives one by one.
 fn tile_int8(
     kernels: &Kernels,
     job: &Job<'_>,
     range: Range<usize>,
+    scales: &RowScales,
     scale_block: usize,
-    unit: f32,
-    unpack: impl Fn(usize, &mut [i8], &mut [f16]),
+    unpack: impl Fn(usize, &mut [i8]),
     scratch: &mut Scratch,
 ) {
     let k = job.matrix.k;
     let int8 = job.input.int8();
-    unpack_rows(range.clone(), k, k / scale_block, unit, unpack, scratch);
+    unpack_rows(range.clone(), k, k / scale_block, scales, unpack, scratch);
     let out = reset(&mut scratch.out, job.rows.len());
     for from in (0..k).step_by(PANEL_COLS) {
         let to = k.min(from + PANEL_COLS);
@@ -200,19 +198,18 @@ fn unpack_rows(
     range: Range<usize>,
     k: usize,
     num_scales: usize,
-    unit: f32,
-    unpack: impl Fn(usize, &mut [i8], &mut [f16]),
+    scales: &RowScales,
+    unpack: impl Fn(usize, &mut [i8]),
     scratch: &mut Scratch,
 ) {
     scratch.codes.clear();
     scratch.codes.resize(PANEL_ROWS * k, 0);
     scratch.panel_scales.clear();
     scratch.panel_scales.resize(num_scales, [0.0; PANEL_ROWS]);
-    scratch.scales.resize(num_scales, f16::ZERO);
     for (r, n) in range.enumerate() {
-        unpack(n, &mut scratch.codes[r * k..(r + 1) * k], &mut scratch.scales[..num_scales]);
-        for (scales, scale) in scratch.panel_scales.iter_mut().zip(&scratch.scales) {
-            scales[r] = scale.to_f32() * unit;
+        unpack(n, &mut scratch.codes[r * k..(r + 1) * k]);
+        for (panel, scale) in scratch.panel_scales.iter_mut().zip(scales.row(n)) {
+            panel[r] = scale.to_f32() * scales.unit(n);
         }
     }
 }

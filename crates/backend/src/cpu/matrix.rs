@@ -23,40 +23,71 @@ pub(crate) enum Data {
     /// Plain numbers of the checkpoint.
     Dense { dtype: Dtype, bytes: bytes::Bytes },
     /// Rounded to 8 bits while loading, a scale for every [`BLOCK`] elements; codes in split order.
-    Int8 { codes: Vec<i8>, scales: Vec<f16> },
+    Int8 { codes: Vec<i8>, scales: RowScales },
 }
 
-/// What a packed matrix needs for products with int8 activations: element `= table[code] * scales[block] * unit`.
+/// What a packed matrix needs for products with int8 activations: element `= table[code] * scale`.
 #[derive(Debug)]
 pub(crate) struct Int8Form {
     /// The code in 8-bit integers.
     pub(crate) table: [i8; 16],
-    /// The scales relative to the largest, `[n][k / scale_block]`. Half precision rounds them by at most 2^-11, far less
-    /// than the activations are; decoding doubly quantized scales in the inner loop took a fifth of its time.
-    pub(crate) scales: Vec<f16>,
-    /// The largest scale times the step of the table.
-    pub(crate) unit: f32,
+    /// The scales, the step of the table included.
+    pub(crate) scales: RowScales,
     /// Elements that share a scale: [`BLOCK`], or half of it.
     pub(crate) scale_block: usize,
 }
 
 impl Int8Form {
-    fn new(tensor: &PackedTensor) -> Self {
+    fn new(tensor: &PackedTensor, k: usize) -> Self {
         let (table, step) = int8_code(tensor.quant_type);
         let mut absmax = vec![0.0; tensor.absmax.len()];
         tensor.absmax.dequantize_range(0, &mut absmax);
-        let largest = absmax.iter().fold(f32::MIN_POSITIVE, |max, v| max.max(v.abs()));
         let scale_block = tensor.blocksize.min(BLOCK);
-        let relative =
-            |i: usize| f16::from_f32(absmax[i * scale_block / tensor.blocksize] / largest);
-        let scales = (0..tensor.len() / scale_block).map(relative).collect();
-        Int8Form { table, scales, unit: largest * step, scale_block }
+        let scale = |i: usize| absmax[i * scale_block / tensor.blocksize] * step;
+        let scales: Vec<f32> = (0..tensor.len() / scale_block).map(scale).collect();
+        Int8Form { table, scales: RowScales::new(&scales, k / scale_block), scale_block }
+    }
+}
+
+/// Scales of a matrix as half-precision numbers relative to the largest of their row.
+///
+/// Rounding them costs at most 2^-11 of a scale, and, where a scale is below 2^-14 of the row's largest, 2^-25 of that:
+/// far less than the activations lose. Decoding doubly quantized scales in the inner loop took a fifth of its time.
+#[derive(Debug)]
+pub(crate) struct RowScales {
+    /// `[n][per_row]`.
+    relative: Vec<f16>,
+    /// The largest of each row, `[n]`; NaN where a scale is not finite, so that it shows in the products.
+    largest: Vec<f32>,
+    per_row: usize,
+}
+
+impl RowScales {
+    fn new(scales: &[f32], per_row: usize) -> Self {
+        let mut relative = Vec::with_capacity(scales.len());
+        let mut largest = Vec::with_capacity(scales.len() / per_row);
+        for row in scales.chunks_exact(per_row) {
+            let finite = row.iter().all(|v| v.is_finite());
+            let max = row.iter().fold(f32::MIN_POSITIVE, |max, v| max.max(v.abs()));
+            largest.push(if finite { max } else { f32::NAN });
+            relative.extend(row.iter().map(|scale| f16::from_f32(scale / max)));
+        }
+        RowScales { relative, largest, per_row }
     }
 
-    /// Scales of a row of `k` elements.
-    pub(crate) fn row_scales(&self, row: usize, k: usize) -> &[f16] {
-        let len = k / self.scale_block;
-        &self.scales[row * len..(row + 1) * len]
+    /// The scales of a row, to be multiplied by [`RowScales::unit`].
+    pub(crate) fn row(&self, row: usize) -> &[f16] {
+        &self.relative[row * self.per_row..(row + 1) * self.per_row]
+    }
+
+    /// What the scales of a row are relative to.
+    pub(crate) fn unit(&self, row: usize) -> f32 {
+        self.largest[row]
+    }
+
+    /// Scale `i` of the matrix.
+    fn get(&self, i: usize) -> f32 {
+        self.relative[i].to_f32() * self.largest[i / self.per_row]
     }
 }
 
@@ -96,11 +127,11 @@ impl Matrix {
         let int8 = precision == Precision::Int8 && role != Role::Router && k.is_multiple_of(BLOCK);
         let data = match weight {
             Weight::Packed(tensor) => {
-                let int8 = int8.then(|| Int8Form::new(&tensor));
+                let int8 = int8.then(|| Int8Form::new(&tensor, k));
                 Data::Packed { tensor, int8 }
             }
             Weight::Dense { dtype, bytes, .. } if int8 && role == Role::LmHead => {
-                round_to_int8(dtype, &bytes)
+                round_to_int8(dtype, &bytes, k)
             }
             Weight::Dense { dtype, bytes, .. } => Data::Dense { dtype, bytes },
         };
@@ -131,11 +162,13 @@ impl Matrix {
                 to_f32(*dtype, &bytes[range.start * size..range.end * size], out);
             }
             Data::Int8 { codes, scales } => {
+                let first = range.start / BLOCK;
                 let blocks = codes[range].chunks_exact(BLOCK).zip(out.chunks_exact_mut(BLOCK));
-                for ((codes, out), scale) in blocks.zip(&scales[row * self.k / BLOCK..]) {
+                for (i, (codes, out)) in blocks.enumerate() {
+                    let scale = scales.get(first + i);
                     for i in 0..BLOCK / 2 {
-                        out[2 * i] = f32::from(codes[i]) * scale.to_f32();
-                        out[2 * i + 1] = f32::from(codes[BLOCK / 2 + i]) * scale.to_f32();
+                        out[2 * i] = f32::from(codes[i]) * scale;
+                        out[2 * i + 1] = f32::from(codes[BLOCK / 2 + i]) * scale;
                     }
                 }
             }
@@ -184,21 +217,30 @@ pub(crate) fn to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-fn round_to_int8(dtype: Dtype, bytes: &[u8]) -> Data {
-    let num_blocks = bytes.len() / dtype.size() / BLOCK;
-    let mut codes = vec![0i8; num_blocks * BLOCK];
-    let mut scales = vec![f16::ZERO; num_blocks];
+fn round_to_int8(dtype: Dtype, bytes: &[u8], k: usize) -> Data {
+    let len = bytes.len() / dtype.size();
     let mut values = [0.0; BLOCK];
-    let blocks = bytes.chunks_exact(BLOCK * dtype.size()).zip(codes.chunks_exact_mut(BLOCK));
-    for ((bytes, codes), scale) in blocks.zip(&mut scales) {
+    let blocks = bytes.chunks_exact(BLOCK * dtype.size());
+    let exact: Vec<f32> = blocks
+        .clone()
+        .map(|bytes| {
+            to_f32(dtype, bytes, &mut values);
+            // `max` passes over NaN; the sum of zeros does not.
+            let absmax = values.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+            absmax / 127.0 + values.iter().map(|v| v * 0.0).sum::<f32>()
+        })
+        .collect();
+    let scales = RowScales::new(&exact, k / BLOCK);
+    let mut codes = vec![0i8; len];
+    for (block, (bytes, codes)) in blocks.zip(codes.chunks_exact_mut(BLOCK)).enumerate() {
         to_f32(dtype, bytes, &mut values);
-        let absmax = values.iter().fold(0.0f32, |max, v| max.max(v.abs()));
-        // Rounded up, so that no code leaves ±127.
-        *scale = f16::from_f32(absmax / 127.0 * (1.0 + 1.0 / 1024.0));
-        let inverse = if *scale > f16::ZERO { 1.0 / scale.to_f32() } else { 0.0 };
+        let scale = scales.get(block);
+        // Rounding the scale down may lead past 127: the largest value is then off by as little.
+        let code =
+            |v: f32| if scale > 0.0 { (v / scale).round().clamp(-127.0, 127.0) as i8 } else { 0 };
         for i in 0..BLOCK / 2 {
-            codes[i] = (values[2 * i] * inverse).round() as i8;
-            codes[BLOCK / 2 + i] = (values[2 * i + 1] * inverse).round() as i8;
+            codes[i] = code(values[2 * i]);
+            codes[BLOCK / 2 + i] = code(values[2 * i + 1]);
         }
     }
     Data::Int8 { codes, scales }

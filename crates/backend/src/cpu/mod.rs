@@ -106,6 +106,11 @@ impl RopeTable {
     }
 }
 
+/// Name of the instruction set whose kernels this processor gets.
+pub fn isa() -> &'static str {
+    kernels::detect().name
+}
+
 impl Cpu {
     /// A backend with `threads` threads (at least one).
     pub fn new(threads: usize, precision: Precision) -> Result<Self, BackendError> {

@@ -144,6 +144,46 @@ fn lm_head_is_rounded_to_8_bits() {
 }
 
 #[test]
+fn rows_of_any_size_keep_their_precision_in_int8() {
+    // Rows a million times apart, and one that is not finite: each is as exact as if it were alone.
+    let (n, k) = (6, 128);
+    let mut values = random(3, n * k);
+    for (n, row) in values.chunks_exact_mut(k).enumerate() {
+        row.iter_mut().for_each(|v| *v *= 10f32.powi(3 - 6 * (n as i32 % 3)));
+    }
+    let x = random(4, 7 * k);
+    let exact = reference::linear(&widen(&x), &widen(&values), k, None);
+    values[5 * k + 17] = f32::NAN;
+    let cpu = Cpu::new(1, Precision::Int8).unwrap();
+    let lm_head = cpu.load_linear(dense(&values, &[n, k]), None, Role::LmHead).unwrap();
+    let packed = packed(&values[..5 * k], &[5, k], QuantType::Nf4, 64, false);
+    let packed_values = reference::values(&packed);
+    let packed_exact = reference::linear(&widen(&x), &packed_values, k, None);
+    let packed = cpu.load_linear(packed, None, Role::Projection).unwrap();
+    for (matrix, exact, weights) in
+        [(&lm_head, &exact, widen(&values)), (&packed, &packed_exact, packed_values)]
+    {
+        for rows in [&[3u32][..], &[0, 1, 2, 3, 4, 5, 6][..]] {
+            let mut cpu = Cpu::new(1, Precision::Int8).unwrap();
+            let mut logits = Vec::new();
+            cpu.logits(&filled(&cpu, &x, k), rows, matrix, &mut logits);
+            for (&row, logits) in rows.iter().zip(logits.chunks_exact(matrix.n)) {
+                let x = &widen(&x[row as usize * k..(row as usize + 1) * k]);
+                assert!(logits.get(5).is_none_or(|v| v.is_nan()), "a NaN weight is seen");
+                for (n, found) in logits[..5].iter().enumerate() {
+                    // As in `linear_int8_is_within_its_rounding`, with 1/254 for 8-bit weights below 0.5/112.
+                    let bound = 2.0
+                        * (1.0 / 254.0 + 0.5 / 112.0)
+                        * magnitude(&weights[n * k..(n + 1) * k], x, k);
+                    let expected = exact[row as usize * matrix.n + n];
+                    assert!((f64::from(*found) - expected).abs() <= bound, "row {n}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn the_same_row_gives_the_same_int8_product_alone_and_among_others() {
     // Integer sums are exact in both kernels; only the f32 sums over blocks differ in order.
     let (n, k) = (40, 512);
