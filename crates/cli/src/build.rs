@@ -1,6 +1,5 @@
 //! Which build this is.
 
-
 /// The commit the binary was built from, or what `HALFBYTE_BUILD_ID` said then.
 pub(crate) const ID: &str = env!("HALFBYTE_BUILD_ID");
 
