@@ -275,8 +275,8 @@ __device__ __forceinline__ void copy_async(void* to, const void* from) {
 // Grid: x = row groups, y = splits of the columns; y is [splits, M, slots * rows]: its reader adds the splits.
 // RING = 0 prefetches one tile in registers; otherwise each lane keeps RING tiles under way in shared memory. A lane reads only
 // what it copied itself, so no barrier is needed.
-template <int M, int PLANES, int RING, bool MUL>
-__global__ __launch_bounds__(WARPS * 32, 1) void gemv_mma(Weights w, const int* ids, const float* x, float* y) {
+template <int M, int PLANES, int RING, bool MUL, int PER_SM>
+__global__ __launch_bounds__(WARPS * 32, PER_SM) void gemv_mma(Weights w, const int* ids, const float* x, float* y) {
     extern __shared__ uint4 shared[];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = w.k / SLICE;
     const int slice = blockIdx.y * (blockDim.x / 32) + warp;
@@ -670,12 +670,13 @@ void report(const Bench& b, const char* name, int tokens, int splits, const std:
                 rate, 100 * rate / b.ceiling, e);
 }
 
-template <int M, int PLANES, int RING, bool MUL>
+template <int M, int PLANES, int RING, bool MUL, int PER_SM>
 void run_mma(const Bench& b, const char* name, int warps, int groups) {
+    groups *= PER_SM;
     const int splits = b.w.k / SLICE / warps, tiles = b.w.slots * b.w.rows_per_expert / TILE_ROWS;
     const int shared = warps * (RING * 2048 + (tiles + groups - 1) / groups * TILE_ROWS * M * 4);
-    if (shared > 226 * 1024) return void(std::printf("%-34s M=%d  too much shared memory: %d\n", name, M, shared));
-    auto kernel = gemv_mma<M, PLANES, RING, MUL>;
+    if (shared > 226 * 1024 / PER_SM) return void(std::printf("%-34s M=%d  too much shared memory: %d\n", name, M, shared));
+    auto kernel = gemv_mma<M, PLANES, RING, MUL, PER_SM>;
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
     report(b, name, M, splits, [&](int i) {
         kernel<<<dim3(groups, splits), warps * 32, shared, b.stream>>>(b.w, b.ids + 2 * i, b.x, b.y);
@@ -746,16 +747,18 @@ Bench make(int rows_per_expert, int k, int slots, bool routed) {
 }
 
 void run_mma_variants(const Bench& b, int warps, int groups) {
-    run_mma<1, 2, 0, false>(b, "C 2 planes, registers", warps, groups);
-    run_mma<1, 2, 0, true>(b, "C 2 planes, registers, mul", warps, groups);
-    run_mma<1, 2, 3, false>(b, "C 2 planes, ring of 3", warps, groups);
-    run_mma<1, 2, 5, false>(b, "C 2 planes, ring of 5", warps, groups);
-    run_mma<1, 2, 5, true>(b, "C 2 planes, ring of 5, mul", warps, groups);
-    run_mma<1, 1, 0, false>(b, "C 1 plane, registers", warps, groups);
-    run_mma<1, 1, 5, false>(b, "C 1 plane, ring of 5", warps, groups);
-    run_mma<2, 2, 0, false>(b, "C 2 planes, registers", warps, groups);
-    run_mma<4, 2, 0, false>(b, "C 2 planes, registers", warps, groups);
-    run_mma<4, 2, 3, true>(b, "C 2 planes, ring of 3, mul", warps, groups);
+    run_mma<1, 2, 0, false, 1>(b, "C 2 planes, registers", warps, groups);
+    run_mma<1, 2, 0, true, 1>(b, "C 2 planes, registers, mul", warps, groups);
+    run_mma<1, 2, 5, false, 1>(b, "C 2 planes, ring of 5", warps, groups);
+    run_mma<1, 2, 0, false, 2>(b, "C 2 planes, registers, 32 warps", warps, groups);
+    run_mma<1, 2, 3, false, 2>(b, "C 2 planes, ring of 3, 32 warps", warps, groups);
+    run_mma<1, 2, 3, true, 2>(b, "C 2 planes, ring of 3, mul, 32 warps", warps, groups);
+    run_mma<1, 1, 0, false, 1>(b, "C 1 plane, registers", warps, groups);
+    run_mma<1, 1, 3, false, 2>(b, "C 1 plane, ring of 3, 32 warps", warps, groups);
+    run_mma<1, 1, 3, true, 2>(b, "C 1 plane, ring of 3, mul, 32 warps", warps, groups);
+    run_mma<2, 2, 3, false, 2>(b, "C 2 planes, ring of 3, 32 warps", warps, groups);
+    run_mma<4, 2, 2, false, 2>(b, "C 2 planes, ring of 2, 32 warps", warps, groups);
+    run_mma<4, 2, 0, false, 1>(b, "C 2 planes, registers", warps, groups);
 }
 
 int main(int arguments, char**) {
