@@ -71,8 +71,14 @@ constexpr int MAGNITUDE14[16] = {16256, 11317, 8536, 6420, 4624, 3004, 1480, 0,
                                  1294, 2616, 4001, 5493, 7164, 9146, 11752, 16256};
 constexpr int MAGNITUDE7[16] = {112, 78, 59, 44, 32, 21, 10, 0, 9, 18, 28, 38, 49, 63, 81, 112};
 
+// As PLANES: one plane whose halves have steps and accumulators of their own, so that both fit NF4 better.
+constexpr int SPLIT = 3;
+constexpr int MAGNITUDE_SPLIT[16] = {109, 76, 57, 43, 31, 20, 10, 0, 10, 20, 31, 42, 55, 70, 90, 125};
+constexpr float STEP_NEGATIVE = 1.0f / 108.96f, STEP_POSITIVE = 1.0f / 124.77f;
+
 template <int PLANES>
 constexpr int plane_value(int code, int plane) {
+    if (PLANES == SPLIT) return MAGNITUDE_SPLIT[code];
     if (PLANES == 1) return MAGNITUDE7[code];
     return plane == 0 ? MAGNITUDE14[code] >> 7 : MAGNITUDE14[code] & 127;
 }
@@ -85,6 +91,7 @@ constexpr uint32_t table(int plane, bool positive, int first) {
     for (int i = 0; i < 4; ++i) {
         int negative = plane_value<PLANES>(first + i, plane);
         int value = positive ? plane_value<PLANES>(first + i + 8, plane) + (negative != 0) : -negative;
+        if (PLANES == SPLIT) value = plane_value<PLANES>(first + i + 8 * positive, plane);  // the epilogue subtracts
         packed |= uint32_t(value & 255) << (8 * i);
     }
     return packed;
@@ -93,20 +100,21 @@ constexpr uint32_t table(int plane, bool positive, int first) {
 template <int PLANES, bool POSITIVE>
 struct Table {
     static constexpr uint32_t HIGH0 = table<PLANES>(0, POSITIVE, 0), HIGH4 = table<PLANES>(0, POSITIVE, 4);
-    static constexpr uint32_t LOW0 = table<PLANES>(PLANES - 1, POSITIVE, 0), LOW4 = table<PLANES>(PLANES - 1, POSITIVE, 4);
+    static constexpr int LOW = PLANES == 2;
+    static constexpr uint32_t LOW0 = table<PLANES>(LOW, POSITIVE, 0), LOW4 = table<PLANES>(LOW, POSITIVE, 4);
 };
 
 template <int PLANES>
 constexpr bool table_is_sound() {
-    for (int plane = 0; plane < PLANES; ++plane)
+    for (int plane = 0; plane < (PLANES == 2 ? 2 : 1); ++plane)
         for (int first = 0; first < 8; first += 4)
             if (table<PLANES>(plane, true, first) & 0x80808080u) return false;
     return true;
 }
-static_assert(table_is_sound<1>() && table_is_sound<2>(), "a positive table entry would repeat its sign");
+static_assert(table_is_sound<1>() && table_is_sound<2>() && table_is_sound<SPLIT>(), "a positive table entry would repeat its sign");
 
 template <int PLANES>
-constexpr float CODE_STEP = PLANES == 1 ? 1.0f / 112.03f : 1.0f / 16256.0f;
+constexpr float CODE_STEP = PLANES == SPLIT ? 1.0f : PLANES == 1 ? 1.0f / 112.03f : 1.0f / 16256.0f;
 
 // __byte_perm may mask bit 3 of a selector, which this needs.
 __device__ __forceinline__ uint32_t permute(uint32_t low, uint32_t high, uint32_t selector) {
@@ -119,10 +127,11 @@ __device__ __forceinline__ uint32_t permute(uint32_t low, uint32_t high, uint32_
 // for every permute, and the moves would nearly double the instructions.
 template <int PLANES>
 struct Tables {
-    uint32_t neg[PLANES][2], pos[PLANES][2], by16;
-    __device__ explicit Tables(uint32_t zero) : by16(zero + 65536) {
+    static constexpr int COUNT = PLANES == 2 ? 2 : 1;
+    uint32_t neg[COUNT][2], pos[COUNT][2];
+    __device__ explicit Tables(uint32_t zero) {
 #pragma unroll
-        for (int p = 0; p < PLANES; ++p) {
+        for (int p = 0; p < COUNT; ++p) {
             neg[p][0] = zero ^ (p == 0 ? Table<PLANES, false>::HIGH0 : Table<PLANES, false>::LOW0);
             neg[p][1] = zero ^ (p == 0 ? Table<PLANES, false>::HIGH4 : Table<PLANES, false>::LOW4);
             pos[p][0] = zero ^ (p == 0 ? Table<PLANES, true>::HIGH0 : Table<PLANES, true>::LOW0);
@@ -131,14 +140,11 @@ struct Tables {
     }
 };
 
-// MUL: shift by multiplying, on the multiplier's pipe, to spare the integer pipe that the permutes fill.
 struct Selectors {
     uint32_t neg[2], pos[2];
-    template <bool MUL, int PLANES>
-    __device__ __forceinline__ static Selectors of(uint32_t w, const Tables<PLANES>& t) {
-        const uint32_t flipped = w ^ 0x88888888u;
-        return MUL ? Selectors{{w, __umulhi(w, t.by16)}, {flipped, __umulhi(flipped, t.by16)}}
-                   : Selectors{{w, w >> 16}, {flipped, flipped >> 16}};
+    __device__ __forceinline__ explicit Selectors(uint32_t w) {
+        neg[0] = w, neg[1] = w >> 16;
+        pos[0] = w ^ 0x88888888u, pos[1] = pos[0] >> 16;
     }
 };
 
@@ -171,11 +177,11 @@ __device__ __forceinline__ void mma(int (&c)[4], const uint32_t (&a)[4], uint32_
 }
 
 // 32 columns of 16 rows: two words a lane are the four registers of an A fragment.
-template <bool MUL, int PLANES>
-__device__ __forceinline__ void multiply(int (&acc)[PLANES][4], const Tables<PLANES>& t, uint32_t w0, uint32_t w1, uint32_t b0, uint32_t b1) {
-    const Selectors s0 = Selectors::of<MUL>(w0, t), s1 = Selectors::of<MUL>(w1, t);
+template <int PLANES>
+__device__ __forceinline__ void multiply(int (&acc)[2][4], const Tables<PLANES>& t, uint32_t w0, uint32_t w1, uint32_t b0, uint32_t b1) {
+    const Selectors s0(w0), s1(w1);
 #pragma unroll
-    for (int p = 0; p < PLANES; ++p) {
+    for (int p = 0; p < Tables<PLANES>::COUNT; ++p) {
         const uint32_t a[4] = {
             permute(t.neg[p][0], t.neg[p][1], s0.neg[0]), permute(t.neg[p][0], t.neg[p][1], s0.neg[1]),
             permute(t.neg[p][0], t.neg[p][1], s1.neg[0]), permute(t.neg[p][0], t.neg[p][1], s1.neg[1])};
@@ -183,7 +189,7 @@ __device__ __forceinline__ void multiply(int (&acc)[PLANES][4], const Tables<PLA
         const uint32_t d[4] = {
             permute(t.pos[p][0], t.pos[p][1], s0.pos[0]), permute(t.pos[p][0], t.pos[p][1], s0.pos[1]),
             permute(t.pos[p][0], t.pos[p][1], s1.pos[0]), permute(t.pos[p][0], t.pos[p][1], s1.pos[1])};
-        mma(acc[p], d, b0, b1);
+        mma(acc[PLANES == SPLIT ? 1 : p], d, b0, b1);
     }
 }
 
@@ -224,35 +230,42 @@ struct TileScales {
     float nested[2];
     __device__ __forceinline__ void load(const Weights& w, int tile, int slice, int lane) {
         const int slices = w.k / SLICE, blocks = w.k / BLOCK;
-        absmax = __ldg(w.tile_absmax + (size_t(tile) * slices + slice) * 32 + lane);
-        const int64_t block = int64_t(tile * TILE_ROWS + lane / 4) * blocks + slice * 4 + lane % 4;
+        absmax = __ldg(w.tile_absmax + (tile * slices + slice) * 32 + lane);
+        const int block = (tile * TILE_ROWS + lane / 4) * blocks + slice * 4 + lane % 4;
         nested[0] = __ldg(w.nested + block / NESTED);
         nested[1] = __ldg(w.nested + (block + 8 * blocks) / NESTED);
     }
 };
 
 // A warp's 4,096 weights: codes of four blocks of 16 rows.
-template <bool MUL, int M, int PLANES, class Codes>
-__device__ __forceinline__ void tile_product(float (&sum)[2], const Codes& codes, const Tables<PLANES>& tables, const Activations<M>& x,
+template <int M, int PLANES>
+__device__ __forceinline__ void tile_product(float (&sum)[2], const uint4 (&codes)[4], const Tables<PLANES>& tables, const Activations<M>& x,
                                              const float (&scale)[2], int lane) {
     sum[0] = sum[1] = 0;
 #pragma unroll
     for (int group = 0; group < M; ++group) {  // 4/M blocks share accumulators, in columns of their own
-        int acc[PLANES][4] = {};
+        int acc[2][4] = {};
 #pragma unroll
         for (int i = 0; i < 4 / M; ++i) {
             const int block = group * (4 / M) + i;
-            const uint4 c = codes(block);
-            multiply<MUL>(acc, tables, c.x, c.y, x.b[block * 4], x.b[block * 4 + 1]);
-            multiply<MUL>(acc, tables, c.z, c.w, x.b[block * 4 + 2], x.b[block * 4 + 3]);
+            const uint4 c = codes[block];
+            multiply(acc, tables, c.x, c.y, x.b[block * 4], x.b[block * 4 + 1]);
+            multiply(acc, tables, c.z, c.w, x.b[block * 4 + 2], x.b[block * 4 + 3]);
         }
         const int block = group * (4 / M) + lane % 4 / M;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             float s = M == 1 ? scale[half] : __shfl_sync(~0u, scale[half], (lane & ~3) | block);
-            int hi = acc[0][half * 2], lo = acc[0][half * 2 + 1];  // exact: |hi| < 2^20 before, 2^27 after
-            if (PLANES == 2) hi = hi * 128 + acc[PLANES - 1][half * 2], lo = lo * 128 + acc[PLANES - 1][half * 2 + 1];
-            sum[half] += s * fmaf(float(hi), 256.0f, float(lo));
+            const int *high = acc[0] + half * 2, *low = acc[1] + half * 2;
+            float product;  // exact integers: below 2^20 a plane, 2^27 two
+            if (PLANES == SPLIT)
+                product = fmaf(float(low[0]), 256.0f, float(low[1])) * STEP_POSITIVE -
+                          fmaf(float(high[0]), 256.0f, float(high[1])) * STEP_NEGATIVE;
+            else if (PLANES == 2)
+                product = fmaf(float(high[0] * 128 + low[0]), 256.0f, float(high[1] * 128 + low[1]));
+            else
+                product = fmaf(float(high[0]), 256.0f, float(high[1]));
+            sum[half] += s * product;
         }
     }
 #pragma unroll
@@ -263,21 +276,11 @@ __device__ __forceinline__ void tile_product(float (&sum)[2], const Codes& codes
     }
 }
 
-// Waits until at most N of this thread's groups of asynchronous copies are under way.
-template <int N>
-__device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
-
-__device__ __forceinline__ void copy_async(void* to, const void* from) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(to))),
-                 "l"(from) : "memory");
-}
-
 // Grid: x = row groups, y = splits of the columns; y is [splits, M, slots * rows]: its reader adds the splits.
-// RING = 0 prefetches one tile in registers; otherwise each lane keeps RING tiles under way in shared memory. A lane reads only
-// what it copied itself, so no barrier is needed.
-template <int M, int PLANES, int RING, bool MUL, int PER_SM>
-__global__ __launch_bounds__(WARPS * 32, PER_SM) void gemv_mma(Weights w, const int* ids, const float* x, float* y) {
-    extern __shared__ uint4 shared[];
+// One tile is prefetched in registers; a ring of asynchronous copies in shared memory and twice the warps were both slower.
+template <int M, int PLANES>
+__global__ __launch_bounds__(WARPS * 32, 1) void gemv_mma(Weights w, const int* ids, const float* x, float* y) {
+    extern __shared__ float partial[];  // [warps, local tiles, 16, M]
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slices = w.k / SLICE;
     const int slice = blockIdx.y * (blockDim.x / 32) + warp;
     const int tiles_per_expert = w.rows_per_expert / TILE_ROWS, tiles = w.slots * tiles_per_expert;
@@ -285,28 +288,17 @@ __global__ __launch_bounds__(WARPS * 32, PER_SM) void gemv_mma(Weights w, const 
     auto physical = [&](int t) {
         return t < tiles_per_expert ? first_expert * tiles_per_expert + t : (second_expert - 1) * tiles_per_expert + t;
     };
-    auto source = [&](int tile) { return w.tiles + (size_t(tile) * slices + slice) * 128 + lane; };
-    uint4* ring = shared + warp * RING * 128 + lane;
-    float* partial = reinterpret_cast<float*>(shared + (blockDim.x / 32) * RING * 128);  // [warps, local tiles, 16, M]
     const int local_tiles = (tiles + gridDim.x - 1) / gridDim.x;
 
     uint4 next[4];
     TileScales next_scales;
-    int t = blockIdx.x, ahead = blockIdx.x;
-    auto fetch = [&](int slot) {
-        if (ahead < tiles)
-            for (int b = 0; b < 4; ++b) copy_async(ring + slot * 128 + b * 32, source(physical(ahead)) + b * 32);
-        asm volatile("cp.async.commit_group;" ::: "memory");
-        ahead += gridDim.x;
-    };
+    int t = blockIdx.x;
     auto prefetch = [&](int tile) {
-        if (RING == 0)
+        const uint4* from = w.tiles + ((tile * slices + slice) * 128 + lane);
 #pragma unroll
-            for (int b = 0; b < 4; ++b) next[b] = load_once(source(tile) + b * 32);
+        for (int b = 0; b < 4; ++b) next[b] = load_once(from + b * 32);
         next_scales.load(w, tile, slice, lane);
     };
-    if (RING > 0)
-        for (int s = 0; s < RING - 1; ++s) fetch(s);
     if (t < tiles) prefetch(physical(t));
     __shared__ float map[256];
     for (int i = threadIdx.x; i < 256; i += blockDim.x) map[i] = w.map[i];
@@ -314,7 +306,7 @@ __global__ __launch_bounds__(WARPS * 32, PER_SM) void gemv_mma(Weights w, const 
     const Tables<PLANES> tables(first_expert >> 30);
     __syncthreads();
 
-    int slot = 0;
+#pragma unroll 2
     for (int local = 0; t < tiles; ++local) {
         uint4 now[4];
 #pragma unroll
@@ -326,15 +318,8 @@ __global__ __launch_bounds__(WARPS * 32, PER_SM) void gemv_mma(Weights w, const 
         t += gridDim.x;
         if (t < tiles) prefetch(physical(t));
         float sum[2];
-        if (RING > 0) {
-            wait_copies<(RING > 1 ? RING - 2 : 0)>();
-            fetch(slot == 0 ? RING - 1 : slot - 1);  // the slot emptied one tile ago
-            tile_product<MUL, M>(sum, [&](int b) { return ring[slot * 128 + b * 32]; }, tables, act, scale, lane);
-            slot = slot == RING - 1 ? 0 : slot + 1;
-        } else {
-            tile_product<MUL, M>(sum, [&](int b) { return now[b]; }, tables, act, scale, lane);
-        }
-        float* out = partial + (size_t(warp) * local_tiles + local) * TILE_ROWS * M;
+        tile_product<M>(sum, now, tables, act, scale, lane);
+        float* out = partial + (warp * local_tiles + local) * TILE_ROWS * M;
         if (lane % 4 < M) out[lane / 4 * M + lane % 4] = sum[0], out[(lane / 4 + 8) * M + lane % 4] = sum[1];
     }
     __syncthreads();
@@ -414,7 +399,7 @@ struct Dp4a {
         int acc[PLANES][XPLANES] = {};
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            const Selectors s = Selectors::of<false>(w[i], t);
+            const Selectors s(w[i]);
 #pragma unroll
             for (int half = 0; half < 2; ++half)
 #pragma unroll
@@ -670,13 +655,11 @@ void report(const Bench& b, const char* name, int tokens, int splits, const std:
                 rate, 100 * rate / b.ceiling, e);
 }
 
-template <int M, int PLANES, int RING, bool MUL, int PER_SM>
+template <int M, int PLANES>
 void run_mma(const Bench& b, const char* name, int warps, int groups) {
-    groups *= PER_SM;
     const int splits = b.w.k / SLICE / warps, tiles = b.w.slots * b.w.rows_per_expert / TILE_ROWS;
-    const int shared = warps * (RING * 2048 + (tiles + groups - 1) / groups * TILE_ROWS * M * 4);
-    if (shared > 226 * 1024 / PER_SM) return void(std::printf("%-34s M=%d  too much shared memory: %d\n", name, M, shared));
-    auto kernel = gemv_mma<M, PLANES, RING, MUL, PER_SM>;
+    const int shared = warps * ((tiles + groups - 1) / groups) * TILE_ROWS * M * 4;
+    auto kernel = gemv_mma<M, PLANES>;
     CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
     report(b, name, M, splits, [&](int i) {
         kernel<<<dim3(groups, splits), warps * 32, shared, b.stream>>>(b.w, b.ids + 2 * i, b.x, b.y);
@@ -747,18 +730,13 @@ Bench make(int rows_per_expert, int k, int slots, bool routed) {
 }
 
 void run_mma_variants(const Bench& b, int warps, int groups) {
-    run_mma<1, 2, 0, false, 1>(b, "C 2 planes, registers", warps, groups);
-    run_mma<1, 2, 0, true, 1>(b, "C 2 planes, registers, mul", warps, groups);
-    run_mma<1, 2, 5, false, 1>(b, "C 2 planes, ring of 5", warps, groups);
-    run_mma<1, 2, 0, false, 2>(b, "C 2 planes, registers, 32 warps", warps, groups);
-    run_mma<1, 2, 3, false, 2>(b, "C 2 planes, ring of 3, 32 warps", warps, groups);
-    run_mma<1, 2, 3, true, 2>(b, "C 2 planes, ring of 3, mul, 32 warps", warps, groups);
-    run_mma<1, 1, 0, false, 1>(b, "C 1 plane, registers", warps, groups);
-    run_mma<1, 1, 3, false, 2>(b, "C 1 plane, ring of 3, 32 warps", warps, groups);
-    run_mma<1, 1, 3, true, 2>(b, "C 1 plane, ring of 3, mul, 32 warps", warps, groups);
-    run_mma<2, 2, 3, false, 2>(b, "C 2 planes, ring of 3, 32 warps", warps, groups);
-    run_mma<4, 2, 2, false, 2>(b, "C 2 planes, ring of 2, 32 warps", warps, groups);
-    run_mma<4, 2, 0, false, 1>(b, "C 2 planes, registers", warps, groups);
+    run_mma<1, 1>(b, "C 1 plane", warps, groups);
+    run_mma<1, SPLIT>(b, "C 1 plane, steps apart", warps, groups);
+    run_mma<2, SPLIT>(b, "C 1 plane, steps apart", warps, groups);
+    run_mma<4, SPLIT>(b, "C 1 plane, steps apart", warps, groups);
+    run_mma<1, 2>(b, "C 2 planes", warps, groups);
+    run_mma<2, 2>(b, "C 2 planes", warps, groups);
+    run_mma<4, 2>(b, "C 2 planes", warps, groups);
 }
 
 int main(int arguments, char**) {
