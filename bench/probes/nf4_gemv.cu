@@ -11,6 +11,8 @@
 //   C  int8 mma      the same look-up feeds mma.m16n8k32 with weights in fragment order; codes as one int8 plane or as two
 //                    (14 bits and a sign), activations as two int8 planes (16 bits)
 //
+// What each reached and what bounds it: LOG.md, "NF4 x vector on an H200". An argument of any kind runs each kernel once.
+//
 // The look-up of B and C: a code is a sign-like bit 3 and three bits b. `prmt` takes a nibble a byte: with bit 3 clear it
 // returns table[b], with bit 3 set it repeats the sign of table[b]. One permute with the negative half of NF4 and one with the
 // positive half under w ^ 0x8888... give each code in the one and, in the other, a value known by b alone (0 or -1) that the
