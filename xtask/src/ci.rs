@@ -26,7 +26,17 @@ pub(crate) fn ci() -> Result<()> {
     ]))?;
     fuzz_targets()?;
     // The README's first command, and the build without which there is no product.
-    run(cargo().args(["run", "--release", "--locked", "--package", "halfbyte", "--", "demo"]))?;
+    run(cargo().args([
+        "run",
+        "--release",
+        "--locked",
+        "--package",
+        "halfbyte",
+        "--",
+        "demo",
+        "--device",
+        "cpu",
+    ]))?;
     if peers::installed(&root) {
         peers::peers(&root)?;
     }

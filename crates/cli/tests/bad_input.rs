@@ -67,7 +67,7 @@ fn a_model_that_is_not_here() {
         expect![[r#"
         exit 3
         --- stderr
-        error: model `/nonexistent/model` is not here (looked in /nonexistent/model); fetch it with `halfbyte pull /nonexistent/model`, or give a path or --model-dir
+        error: model `/nonexistent/model` is not here (looked in /nonexistent/model); give the directory of a model, or its name as ORG/NAME
     "#]],
     );
     check(

@@ -14,8 +14,9 @@ pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 pub enum ModelError {
     /// No such model.
     #[error(
-        "model `{model}` is not here (looked in {}); fetch it with `halfbyte pull {model}`, or give a path or --model-dir",
-        list(searched)
+        "model `{model}` is not here (looked in {}); {}",
+        list(searched),
+        where_from(model)
     )]
     NotFound {
         /// What was asked for.
@@ -150,6 +151,17 @@ fn advice(error: &io::Error) -> &'static str {
             "; allow it, or name another place"
         }
         _ => "",
+    }
+}
+
+/// What to do about a model that is not here: only a name of the form ORG/NAME can be fetched.
+fn where_from(model: &str) -> String {
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '~']);
+    match model.split_once('/') {
+        Some((org, name)) if is_part(org) && is_part(name) && !name.contains('/') => {
+            format!("fetch it with `halfbyte pull {model}`, or give a path or --model-dir")
+        }
+        _ => "give the directory of a model, or its name as ORG/NAME".to_owned(),
     }
 }
 

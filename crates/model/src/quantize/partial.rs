@@ -115,17 +115,18 @@ impl Partial {
         let lines = files.iter().map(|file| format!("{}  {}\n", file.sha256, file.name));
         write_synced(&self.join(SUMS), lines.collect::<String>().as_bytes())?;
         Checkpoint::open(&self.directory)?;
-        for name in [RECORD, LOCK] {
-            let path = self.join(name);
-            fs::remove_file(&path).map_err(ModelError::io("remove", &path))?;
-        }
-        sync_directory(&self.directory)?;
         // A rename would replace an empty directory that came up meanwhile, but nothing else.
         if fs::symlink_metadata(dst).is_ok() {
             return Err(ModelError::Exists(dst.to_owned()));
         }
         fs::rename(&self.directory, dst).map_err(ModelError::io("create", dst))?;
         sync_directory(parent(dst))?;
+        // Only now: a run that is killed before the rename finds its own directory and continues.
+        for name in [RECORD, LOCK] {
+            let path = dst.join(name);
+            fs::remove_file(&path).map_err(ModelError::io("remove", &path))?;
+        }
+        sync_directory(dst)?;
         Ok(self.record.shards.iter().map(|shard| shard.bytes).sum())
     }
 
