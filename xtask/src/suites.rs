@@ -45,7 +45,12 @@ fn kernels_left_out() -> Vec<&'static str> {
         if !std::arch::is_x86_feature_detected!("avx2") {
             missing.push("AVX2");
         }
-        if !std::arch::is_x86_feature_detected!("avx512bw") {
+        // All that any of the kernels asks for.
+        let avx512 = std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx512vnni");
+        if !avx512 {
             missing.push("AVX-512");
         }
         missing.push("NEON");
