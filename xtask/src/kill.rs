@@ -175,6 +175,7 @@ fn shard_bytes(tensors: &[(String, Vec<usize>)], random: &mut Random) -> Vec<u8>
     bytes
 }
 
+/// All files but the run's own records, which a kill just after the rename leaves.
 fn files(directory: &Path) -> Result<Files> {
     let read =
         |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
@@ -183,6 +184,9 @@ fn files(directory: &Path) -> Result<Files> {
         fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
     for entry in entries {
         let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("halfbyte-quantize.") {
+            continue;
+        }
         files.insert(entry.file_name().into(), read(&entry.path())?);
     }
     Ok(files)
