@@ -13,11 +13,7 @@ pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum ModelError {
     /// No such model.
-    #[error(
-        "model `{model}` is not here (looked in {}); {}",
-        list(searched),
-        where_from(model)
-    )]
+    #[error("model `{model}` is not here (looked in {}); {}", list(searched), where_from(model))]
     NotFound {
         /// What was asked for.
         model: String,
