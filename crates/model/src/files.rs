@@ -4,8 +4,8 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -62,6 +62,10 @@ impl Files {
 }
 
 fn open(path: &Path) -> Result<Option<File>> {
+    // Asked before opening: to open a pipe is to wait until somebody writes into it.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(ModelError::malformed(path, "is no regular file"));
+    }
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -70,16 +74,22 @@ fn open(path: &Path) -> Result<Option<File>> {
 }
 
 fn read_small(path: &Path) -> Result<Option<Bytes>> {
-    let Some(mut file) = open(path)? else { return Ok(None) };
+    let Some(file) = open(path)? else { return Ok(None) };
     let len = file.metadata().map_err(ModelError::io("read", path))?.len();
+    let mut bytes = Vec::new();
+    if len <= MAX_SMALL_FILE {
+        bytes.reserve_exact(len as usize);
+        // The length is what it was a moment ago, or none, as that of the files of /proc.
+        let mut start = file.take(MAX_SMALL_FILE + 1);
+        start.read_to_end(&mut bytes).map_err(ModelError::io("read", path))?;
+    }
+    let len = len.max(bytes.len() as u64);
     if len > MAX_SMALL_FILE {
         return Err(ModelError::malformed(
             path,
             format!("holds {len} bytes, more than the {MAX_SMALL_FILE} that are read"),
         ));
     }
-    let mut bytes = Vec::with_capacity(len as usize);
-    io::Read::read_to_end(&mut file, &mut bytes).map_err(ModelError::io("read", path))?;
     Ok(Some(bytes.into()))
 }
 
@@ -95,4 +105,26 @@ fn map(path: &Path) -> Result<Option<Bytes>> {
     // accepts; `quantize` replaces files by rename, which leaves the mapped ones whole.
     let mapped = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
     Ok(Some(Bytes::from_owner(mapped)))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let made = Command::new("mkfifo").arg(root.path().join("pipe")).status().unwrap();
+        assert!(made.success());
+        fs::create_dir(root.path().join("directory")).unwrap();
+        let files = Files::Directory(root.path().to_owned());
+        for name in ["pipe", "directory"] {
+            for opened in [files.read(name), files.map(name)] {
+                let error = opened.unwrap_err().to_string();
+                assert!(error.ends_with(&format!("{name}: is no regular file")), "{error}");
+            }
+        }
+    }
 }

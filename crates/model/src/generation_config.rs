@@ -19,7 +19,7 @@ pub struct GenerationConfig {
     pub temperature: Option<f32>,
     /// Number of likeliest tokens to choose from; 0 for all.
     pub top_k: Option<u32>,
-    /// Within 0…1.
+    /// Above 0, at most 1.
     pub top_p: Option<f32>,
     /// Within 0…1.
     pub min_p: Option<f32>,
@@ -71,8 +71,12 @@ impl GenerationConfig {
             min_p: within("min_p", raw.min_p, 1.0)?,
             repetition_penalty: within("repetition_penalty", raw.repetition_penalty, 100.0)?,
         };
-        if generation.repetition_penalty == Some(0.0) {
-            return Err(ModelError::malformed(file, "repetition_penalty is 0"));
+        for (name, value) in
+            [("top_p", generation.top_p), ("repetition_penalty", generation.repetition_penalty)]
+        {
+            if value == Some(0.0) {
+                return Err(ModelError::malformed(file, format!("{name} is 0, not above it")));
+            }
         }
         Ok(generation)
     }

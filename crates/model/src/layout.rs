@@ -1,5 +1,7 @@
 //! Which parameters a model has, what transformers 4 calls them, and where else they may lie.
 
+use std::convert::Infallible;
+
 use crate::weights::{ExpertWeights, LayerWeights, LinearWeights, Mlp};
 use crate::{Config, Family, MoeConfig};
 
@@ -51,6 +53,21 @@ impl Param {
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
+}
+
+/// All parameters of a model, in the order in which they are used.
+pub(crate) fn params(config: &Config) -> Vec<Param> {
+    let mut params = vec![embed_tokens(config)];
+    for index in 0..config.num_hidden_layers {
+        let mut push = |param: &Param| {
+            params.push(param.clone());
+            Ok::<(), Infallible>(())
+        };
+        let Ok(_) = layer(config, index).try_map(&mut push);
+    }
+    params.push(norm(config));
+    params.extend(lm_head(config));
+    params
 }
 
 /// `[vocab_size, hidden_size]`.

@@ -30,6 +30,7 @@ impl ModelWeights {
         policy: &QuantizePolicy,
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
+        policy.check_names(checkpoint)?;
         let mut loader = WeightLoader::new(checkpoint, policy);
         let embed_tokens = loader.embed_tokens()?;
         let mut layers = Vec::with_capacity(checkpoint.config().num_hidden_layers);

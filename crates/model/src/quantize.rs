@@ -89,6 +89,7 @@ pub fn quantize(
         return Err(ModelError::Exists(dst.to_owned()));
     }
     let checkpoint = Checkpoint::open(src)?;
+    refuse_within(src, dst)?;
     refuse_quantized(&checkpoint, src)?;
     let policy = QuantizePolicy {
         quant: Some(options.quant),
@@ -110,6 +111,19 @@ pub fn quantize(
 /// Where [`quantize`] builds `dst` until it is whole.
 pub fn partial_path(dst: &Path) -> PathBuf {
     partial::path(dst)
+}
+
+/// A destination within the source would change the directory that is read.
+fn refuse_within(src: &Path, dst: &Path) -> Result<()> {
+    let src = fs::canonicalize(src).map_err(ModelError::io("read", src))?;
+    // One that is not there is for whoever creates `dst` to report.
+    match fs::canonicalize(partial::parent(dst)) {
+        Ok(parent) if parent.starts_with(&src) => Err(ModelError::malformed(
+            dst,
+            format!("lies within the source {}; name a destination outside it", src.display()),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn refuse_quantized(checkpoint: &Checkpoint, src: &Path) -> Result<()> {

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use model::quantize::{Progress, QuantizeOptions, QuantizeReport, partial_path, quantize};
-use model::{Checkpoint, ModelError, safetensors};
+use model::{Checkpoint, ModelError, ModelWeights, QuantizePolicy, safetensors};
 use quant::{QuantConfig, QuantType};
 use sha2::{Digest, Sha256};
 
@@ -265,6 +265,45 @@ fn a_quantized_source_is_refused() {
     let dst = root.path().join("out");
     let error = run(&fixture("mixtral-nf4"), &dst, &options(QuantType::Nf4, true)).unwrap_err();
     assert!(error.to_string().contains("quantized already"), "{error}");
+    assert!(!partial_path(&dst).exists());
+}
+
+#[test]
+fn a_destination_within_the_source_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let src = root.path().join("src");
+    copy(&fixture("llama-bf16"), &src);
+    fs::create_dir(src.join("deeper")).unwrap();
+    for dst in [src.join("out"), src.join("deeper/out"), src.join("deeper/../out")] {
+        let error = run(&src, &dst, &options(QuantType::Nf4, true)).unwrap_err().to_string();
+        assert!(error.contains("lies within the source"), "{error}");
+        assert!(!partial_path(&dst).exists());
+    }
+    run(&src, &root.path().join("src-nf4"), &options(QuantType::Nf4, true)).unwrap();
+}
+
+#[test]
+fn a_name_of_no_module_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    let (src, dst) = (fixture("mixtral-bf16"), root.path().join("out"));
+    let load = |options: &QuantizeOptions| {
+        let (skip, include) = (options.skip.clone(), options.include.clone());
+        let policy = QuantizePolicy { quant: Some(options.quant), skip, include };
+        ModelWeights::load(&Checkpoint::open(&src).unwrap(), &policy, |_| ())
+    };
+    // The end of a module, but not its last whole names; a norm, which is no linear layer.
+    for name in ["sparse_moe.gate", "model.norm", "block_sparse_moe.gates", ""] {
+        for skipped in [true, false] {
+            let mut options = options(QuantType::Nf4, true);
+            let list = if skipped { &mut options.skip } else { &mut options.include };
+            *list = vec!["q_proj".to_owned(), name.to_owned()];
+            let message = format!("has no linear layer `{name}`");
+            let error = run(&src, &dst, &options).unwrap_err().to_string();
+            assert!(error.contains(&message), "{error}");
+            let error = load(&options).unwrap_err().to_string();
+            assert!(error.contains(&message), "{error}");
+        }
+    }
     assert!(!partial_path(&dst).exists());
 }
 

@@ -199,7 +199,7 @@ fn sync_directory(directory: &Path) -> Result<()> {
     file.sync_all().map_err(ModelError::io("write", directory))
 }
 
-fn parent(path: &Path) -> &Path {
+pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

@@ -1,7 +1,6 @@
 //! What goes into the artefact, and into which shard, known before a weight is read.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -58,7 +57,8 @@ impl Plan {
         let mut kept_modules = Vec::new();
         let mut shards = vec![ShardPlan::default()];
         let mut shard_bytes = 0;
-        for param in params(checkpoint) {
+        policy.check_names(checkpoint)?;
+        for param in layout::params(checkpoint.config()) {
             used.insert(loader::find(checkpoint, &param)?.0.tensor.clone());
             let item = Item::new(checkpoint, policy, &param)?;
             if param.is_linear && item.quant.is_none() {
@@ -132,22 +132,6 @@ fn file_identity(path: &Path) -> Result<String> {
     let modified = metadata.modified().map_err(ModelError::io("read", path))?;
     let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(format!("{} {} {}\n", path.display(), metadata.len(), modified.as_nanos()))
-}
-
-/// All parameters of the model, in the order in which they are used.
-fn params(checkpoint: &Checkpoint) -> Vec<Param> {
-    let config = checkpoint.config();
-    let mut params = vec![layout::embed_tokens(config)];
-    for index in 0..config.num_hidden_layers {
-        let mut push = |param: &Param| {
-            params.push(param.clone());
-            Ok::<(), Infallible>(())
-        };
-        let Ok(_) = layout::layer(config, index).try_map(&mut push);
-    }
-    params.push(layout::norm(config));
-    params.extend(layout::lm_head(config));
-    params
 }
 
 /// The type of the largest weight.
