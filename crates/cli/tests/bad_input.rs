@@ -450,3 +450,15 @@ fn demo_tells_a_bad_file_from_a_bad_answer() {
     let error: Value = serde_json::from_str(&run.stdout).unwrap();
     assert!(error["error"]["message"].is_string());
 }
+
+#[test]
+fn an_empty_document_is_not_read() {
+    check(
+        &["demo", "--file", "/dev/null"],
+        expect![[r#"
+            exit 3
+            --- stderr
+            error: the document is empty; there is nothing to read
+        "#]],
+    );
+}

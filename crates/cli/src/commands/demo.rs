@@ -15,7 +15,7 @@ use crate::args::{ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
 use crate::commands::prompt::read_file;
 use crate::generation::{self, Answer};
 use crate::models::{self, TextSide};
-use crate::output;
+use crate::output::{self, CliError};
 use crate::{build, device, embedded};
 
 /// Lines of a document that are shown; of a longer one the rest is counted.
@@ -65,6 +65,12 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         Some(file) => (file.display().to_string(), read_file("file", file)?),
         None => ("the sample".to_owned(), embedded::SAMPLE.to_owned()),
     };
+    if text.trim().is_empty() {
+        // A model asked to read nothing would make something up.
+        return Err(
+            CliError::bad_input("file", "the document is empty; there is nothing to read").into()
+        );
+    }
     let mut reader = Reader::open(args)?;
     if let Some(documents) = documents {
         return evaluate::run(&mut reader, &documents, args.json);
