@@ -33,6 +33,11 @@ fn quant_state() {
 }
 
 #[test]
+fn index() {
+    run("index", targets::index);
+}
+
+#[test]
 fn generation_config() {
     run("generation_config", targets::generation_config);
 }

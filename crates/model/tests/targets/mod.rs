@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use model::bitsandbytes::QuantState;
-use model::{Chat, ChatTemplate, Config, GenerationConfig, safetensors};
+use model::{Chat, ChatTemplate, Checkpoint, Config, GenerationConfig, safetensors};
 use serde_json::{Map, Value, json};
 
 /// `config.json`.
@@ -46,6 +46,20 @@ pub(crate) fn quant_state(bytes: &[u8]) {
 /// `generation_config.json`.
 pub(crate) fn generation_config(bytes: &[u8]) {
     let _ = GenerationConfig::from_json(bytes, Path::new("generation_config.json"));
+}
+
+/// `model.safetensors.index.json`, of a checkpoint without shards.
+pub(crate) fn index(bytes: &[u8]) {
+    const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+        "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "vocab_size": 8, "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "hidden_act": "silu"}"#;
+    let files = [
+        ("config.json".to_owned(), CONFIG.as_bytes().to_vec().into()),
+        ("model.safetensors.index.json".to_owned(), bytes.to_vec().into()),
+    ];
+    if let Ok(checkpoint) = Checkpoint::from_memory("fuzzed", files) {
+        assert_eq!(checkpoint.infos().count(), 0);
+    }
 }
 
 /// A chat template, compiled and rendered.
