@@ -12,10 +12,11 @@ pub mod reference;
 
 pub use cpu::{Cpu, Precision};
 pub use ops::{
-    AttentionParams, Backend, Batch, GatedMlp, KV_BLOCK_SIZE, Moe, Role, Rope, SequenceSpan,
+    Attention, AttentionParams, Backend, Batch, GatedMlp, KV_BLOCK_SIZE, Moe, Norm, Role,
+    SequenceSpan,
 };
 pub use quant::Dtype;
-pub use weight::Weight;
+pub use weight::{LinearWeight, Weight};
 
 /// Why a backend cannot take a weight or a size.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The operations, as a trait over the backend's own buffers.
 
-use crate::{BackendError, Weight};
+use crate::{BackendError, LinearWeight, Weight};
 
 /// Tokens in one block of the paged KV cache.
 pub const KV_BLOCK_SIZE: usize = 16;
@@ -40,13 +40,28 @@ pub struct Moe<L> {
     pub norm_topk_prob: bool,
 }
 
-/// Rotary position embedding: the angle of pair `i` at position `p` is `p * inv_freq[i]`.
-///
-/// Pairs are `(x[i], x[i + head_dim / 2])`, the "rotate half" convention of the Hugging Face implementations.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope {
-    /// `head_dim / 2` frequencies, in radians a position.
-    pub inv_freq: Vec<f32>,
+/// RMS norm, `x / sqrt(mean(x^2) + eps) * weight`.
+#[derive(Debug, Clone)]
+pub struct Norm<V> {
+    /// As long as a row, or as a head.
+    pub weight: V,
+    /// Added to the mean of the squares.
+    pub eps: f32,
+}
+
+/// Attention of one layer, but for its projections.
+#[derive(Debug, Clone)]
+pub struct Attention<V> {
+    /// Its shape.
+    pub params: AttentionParams,
+    /// Norm of every query head, of the Qwen3 families.
+    pub q_norm: Option<Norm<V>>,
+    /// Norm of every key head.
+    pub k_norm: Option<Norm<V>>,
+    /// Rotary position embedding: the angle of pair `i` at position `p` is `p * inv_freq[i]`, `[head_dim / 2]` in radians
+    /// a position. Pairs are `(x[i], x[i + head_dim / 2])`, the "rotate half" convention of the Hugging Face
+    /// implementations.
+    pub inv_freq: V,
 }
 
 /// Shape of attention.
@@ -111,27 +126,34 @@ impl Batch<'_> {
     }
 }
 
-/// The list of operations. Every one takes and leaves activations in buffers of the backend, `f32` or narrower,
-/// `[rows, cols]`, and sets the rows of its output.
+/// The list of operations, as coarse as the parts of a model, so that a backend may fuse what lies inside them. Every one
+/// takes and leaves activations in buffers of the backend, and sets the rows of its output.
 pub trait Backend: Send {
     /// Activations, `[rows, cols]`.
     type Buffer: Send;
-    /// A matrix with its optional bias, resident where it is computed with.
+    /// Matrices with the same input, one above the other, resident where they are computed with.
     type Linear: Send + Sync;
-    /// A vector: the weight of a norm.
-    type Vector: Send + Sync;
+    /// A dense feed-forward block.
+    type Mlp: Send + Sync;
+    /// A mixture of experts.
+    type Moe: Send + Sync;
+    /// A vector: the weight of a norm, or frequencies.
+    type Vector: Clone + Send + Sync;
     /// The embedding table.
     type Table: Send + Sync;
     /// Keys and values of all layers, in blocks of [`KV_BLOCK_SIZE`] tokens.
     type KvCache: Send;
 
-    /// Takes a matrix `[n, k]` and its bias `[n]`.
+    /// Takes matrices `[n_i, k]` that are multiplied with the same input.
     fn load_linear(
         &self,
-        weight: Weight,
-        bias: Option<Weight>,
+        stack: Vec<LinearWeight>,
         role: Role,
     ) -> Result<Self::Linear, BackendError>;
+    /// Takes a feed-forward block.
+    fn load_mlp(&self, mlp: GatedMlp<LinearWeight>) -> Result<Self::Mlp, BackendError>;
+    /// Takes a mixture of experts.
+    fn load_moe(&self, moe: Moe<LinearWeight>) -> Result<Self::Moe, BackendError>;
     /// Takes a vector.
     fn load_vector(&self, weight: Weight) -> Result<Self::Vector, BackendError>;
     /// Takes the embedding table `[vocab_size, hidden_size]`.
@@ -146,67 +168,56 @@ pub trait Backend: Send {
         params: &AttentionParams,
     ) -> Result<Self::KvCache, BackendError>;
 
-    /// Runs one step; a backend may put it on threads of its own.
-    fn run<R: Send>(&mut self, step: impl FnOnce(&mut Self) -> R + Send) -> R
-    where
-        Self: Sized,
-    {
-        step(self)
-    }
+    /// Runs the operations of one step, which computes `batch` and the logits of its `rows`. A backend may put it on
+    /// threads of its own, and one that has recorded a step of the same shape may repeat that instead of calling `step`:
+    /// nothing else than `batch` and `rows` may differ from call to call.
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        logits: &mut Vec<f32>,
+        step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
+    ) where
+        Self: Sized;
 
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, table: &Self::Table, tokens: &[u32], out: &mut Self::Buffer);
-    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row.
-    fn rms_norm(
-        &mut self,
-        x: &Self::Buffer,
-        weight: &Self::Vector,
-        eps: f32,
-        out: &mut Self::Buffer,
-    );
-    /// `outs[i] = linears[i](x)`: several projections of the same input.
+    /// `out = linear(norm(x))`, the outputs of the stack side by side.
     fn linear(
         &mut self,
         x: &Self::Buffer,
-        linears: &[&Self::Linear],
-        outs: &mut [&mut Self::Buffer],
+        norm: Option<&Norm<Self::Vector>>,
+        linear: &Self::Linear,
+        out: &mut Self::Buffer,
     );
     /// `residual += linear(x)`.
     fn linear_add(&mut self, x: &Self::Buffer, linear: &Self::Linear, residual: &mut Self::Buffer);
-    /// Norms every head of `x` (`[rows, heads * head_dim]`) where a norm is given, as Qwen3 has it, then rotates it.
-    fn rope(
-        &mut self,
-        x: &mut Self::Buffer,
-        positions: &[u32],
-        head_norm: Option<(&Self::Vector, f32)>,
-        rope: &Rope,
-    );
-    /// Stores `k` and `v` of the step's tokens in layer `layer` of the cache, then attends to all that `q` may see.
-    #[allow(clippy::too_many_arguments)] // q, k, v, cache, layer, batch, shape, out: attention has that many parts
+    /// Takes `[q, k, v]` side by side; norms and rotates the heads of `q` and `k`, stores `k` and `v` in layer `layer` of
+    /// the cache, then attends to all that `q` may see. Leaves `qkv` undefined.
+    #[allow(clippy::too_many_arguments)] // attention has that many parts
     fn attention(
         &mut self,
-        q: &Self::Buffer,
-        k: &Self::Buffer,
-        v: &Self::Buffer,
+        qkv: &mut Self::Buffer,
+        attention: &Attention<Self::Vector>,
         cache: &mut Self::KvCache,
         layer: usize,
         batch: &Batch<'_>,
-        params: &AttentionParams,
         out: &mut Self::Buffer,
     );
-    /// `residual += mlp(x)`.
+    /// `residual += mlp(norm(residual))`.
     fn gated_mlp(
         &mut self,
-        x: &Self::Buffer,
-        mlp: &GatedMlp<Self::Linear>,
         residual: &mut Self::Buffer,
+        norm: &Norm<Self::Vector>,
+        mlp: &Self::Mlp,
     );
-    /// `residual += sum over the chosen experts of probability * expert(x)`.
-    fn moe(&mut self, x: &Self::Buffer, moe: &Moe<Self::Linear>, residual: &mut Self::Buffer);
-    /// `logits[i] = lm_head(x[rows[i]])`, brought to the host: `[rows.len(), vocab_size]`.
+    /// `residual += sum over the chosen experts of probability * expert(norm(residual))`.
+    fn moe(&mut self, residual: &mut Self::Buffer, norm: &Norm<Self::Vector>, moe: &Self::Moe);
+    /// `logits[i] = lm_head(norm(x[rows[i]]))`, brought to the host: `[rows.len(), vocab_size]`.
     fn logits(
         &mut self,
         x: &Self::Buffer,
+        norm: Option<&Norm<Self::Vector>>,
         rows: &[u32],
         lm_head: &Self::Linear,
         logits: &mut Vec<f32>,

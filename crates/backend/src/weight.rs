@@ -38,3 +38,12 @@ impl Weight {
         }
     }
 }
+
+/// `y = x @ weight.T + bias`, as it lies in host memory.
+#[derive(Debug, Clone)]
+pub struct LinearWeight {
+    /// `[out_features, in_features]`.
+    pub weight: Weight,
+    /// `[out_features]`, dense.
+    pub bias: Option<Weight>,
+}

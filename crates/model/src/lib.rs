@@ -28,7 +28,7 @@ pub use files::Files;
 pub use generation_config::GenerationConfig;
 pub use loader::WeightLoader;
 pub use policy::QuantizePolicy;
-pub use rope::rope;
+pub use rope::inv_freq;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use transformer::{Transformer, Workspace};
 pub use weights::{ExpertWeights, LayerWeights, LinearWeights, Mlp, ModelWeights};

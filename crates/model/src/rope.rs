@@ -1,17 +1,16 @@
 //! Rotary frequencies.
 
-use backend::Rope;
-
 use crate::{Config, RopeScaling};
 
 /// The frequencies of `config`, computed in `f32` as transformers computes them.
-pub fn rope(config: &Config) -> Rope {
+/// `[head_dim / 2]`, in radians a position.
+pub fn inv_freq(config: &Config) -> Vec<f32> {
     let inv_freq = (0..config.head_dim / 2).map(|i| {
         let exponent = (2 * i) as f32 / config.head_dim as f32;
         let frequency = 1.0 / (config.rope_theta as f32).powf(exponent);
         scale(frequency, &config.rope_scaling)
     });
-    Rope { inv_freq: inv_freq.collect() }
+    inv_freq.collect()
 }
 
 fn scale(frequency: f32, scaling: &RopeScaling) -> f32 {

@@ -1,10 +1,11 @@
 //! The forward pass: one list of parts for all families, over any backend.
 
 use backend::{
-    AttentionParams, Backend, BackendError, Batch, GatedMlp, KV_BLOCK_SIZE, Moe, Role, Rope, Weight,
+    Attention, AttentionParams, Backend, BackendError, Batch, Dtype, GatedMlp, KV_BLOCK_SIZE,
+    LinearWeight, Moe, Norm, Role, Weight,
 };
 
-use crate::rope::rope;
+use crate::rope::inv_freq;
 use crate::weights::{ExpertWeights, LayerWeights, LinearWeights, Mlp, ModelWeights};
 use crate::{Config, MoeConfig};
 
@@ -13,36 +14,28 @@ pub struct Transformer<B: Backend> {
     config: Config,
     embed_tokens: B::Table,
     layers: Vec<Layer<B>>,
-    norm: B::Vector,
+    norm: Norm<B::Vector>,
     lm_head: B::Linear,
-    rope: Rope,
 }
 
 struct Layer<B: Backend> {
-    input_layernorm: B::Vector,
-    q_proj: B::Linear,
-    k_proj: B::Linear,
-    v_proj: B::Linear,
+    input_layernorm: Norm<B::Vector>,
+    qkv_proj: B::Linear,
+    attention: Attention<B::Vector>,
     o_proj: B::Linear,
-    q_norm: Option<B::Vector>,
-    k_norm: Option<B::Vector>,
-    attention: AttentionParams,
-    post_attention_layernorm: B::Vector,
-    mlp: FeedForward<B::Linear>,
+    post_attention_layernorm: Norm<B::Vector>,
+    mlp: FeedForward<B>,
 }
 
-enum FeedForward<L> {
-    Dense(GatedMlp<L>),
-    Moe(Moe<L>),
+enum FeedForward<B: Backend> {
+    Dense(B::Mlp),
+    Moe(B::Moe),
 }
 
 /// Activations of one step, kept from step to step.
 pub struct Workspace<B: Backend> {
     hidden: B::Buffer,
-    normed: B::Buffer,
-    q: B::Buffer,
-    k: B::Buffer,
-    v: B::Buffer,
+    qkv: B::Buffer,
     attended: B::Buffer,
 }
 
@@ -55,18 +48,19 @@ impl<B: Backend> Transformer<B> {
         mut progress: impl FnMut(usize),
     ) -> Result<Self, BackendError> {
         let lm_head = weights.lm_head.unwrap_or_else(|| weights.embed_tokens.clone());
+        let inv_freq = backend.load_vector(vector(&inv_freq(config)))?;
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for (index, weights) in weights.layers.into_iter().enumerate() {
-            layers.push(Layer::load(config, index, weights, backend)?);
+            layers.push(Layer::load(config, index, weights, &inv_freq, backend)?);
             progress(index + 1);
         }
         Ok(Transformer {
             config: config.clone(),
             embed_tokens: backend.load_table(weights.embed_tokens)?,
             layers,
-            norm: backend.load_vector(weights.norm)?,
-            lm_head: backend.load_linear(lm_head, None, Role::LmHead)?,
-            rope: rope(config),
+            norm: load_norm(config, backend, weights.norm)?,
+            lm_head: backend
+                .load_linear(vec![LinearWeight { weight: lm_head, bias: None }], Role::LmHead)?,
         })
     }
 
@@ -80,10 +74,7 @@ impl<B: Backend> Transformer<B> {
         let config = &self.config;
         Ok(Workspace {
             hidden: backend.buffer(tokens_max, config.hidden_size)?,
-            normed: backend.buffer(tokens_max, config.hidden_size)?,
-            q: backend.buffer(tokens_max, config.q_size())?,
-            k: backend.buffer(tokens_max, config.kv_size())?,
-            v: backend.buffer(tokens_max, config.kv_size())?,
+            qkv: backend.buffer(tokens_max, config.q_size() + 2 * config.kv_size())?,
             attended: backend.buffer(tokens_max, config.q_size())?,
         })
     }
@@ -94,7 +85,8 @@ impl<B: Backend> Transformer<B> {
         backend.kv_cache(self.layers.len(), tokens.div_ceil(KV_BLOCK_SIZE), &params)
     }
 
-    /// Runs the tokens of `batch` and leaves in `logits` those of `rows`: `[rows.len(), vocab_size]`.
+    /// Runs the tokens of `batch` and leaves in `logits` those of `rows`: `[rows.len(), vocab_size]`. Workspace and cache
+    /// must be the same in every step.
     pub fn step(
         &self,
         backend: &mut B,
@@ -106,15 +98,20 @@ impl<B: Backend> Transformer<B> {
     ) where
         B::KvCache: Send,
     {
-        backend.run(|backend| {
-            backend.embed(&self.embed_tokens, batch.tokens, &mut workspace.hidden);
+        backend.run(batch, rows, logits, |backend, logits| {
+            let Workspace { hidden, qkv, attended } = workspace;
+            backend.embed(&self.embed_tokens, batch.tokens, hidden);
             for (index, layer) in self.layers.iter().enumerate() {
-                layer.attend(self, backend, workspace, cache, index, batch);
-                layer.feed_forward(&self.config, backend, workspace);
+                backend.linear(hidden, Some(&layer.input_layernorm), &layer.qkv_proj, qkv);
+                backend.attention(qkv, &layer.attention, cache, index, batch, attended);
+                backend.linear_add(attended, &layer.o_proj, hidden);
+                let norm = &layer.post_attention_layernorm;
+                match &layer.mlp {
+                    FeedForward::Dense(mlp) => backend.gated_mlp(hidden, norm, mlp),
+                    FeedForward::Moe(moe) => backend.moe(hidden, norm, moe),
+                }
             }
-            let eps = self.config.rms_norm_eps;
-            backend.rms_norm(&workspace.hidden, &self.norm, eps, &mut workspace.normed);
-            backend.logits(&workspace.normed, rows, &self.lm_head, logits);
+            backend.logits(hidden, Some(&self.norm), rows, &self.lm_head, logits);
         });
     }
 }
@@ -124,91 +121,65 @@ impl<B: Backend> Layer<B> {
         config: &Config,
         index: usize,
         weights: LayerWeights,
+        inv_freq: &B::Vector,
         backend: &B,
     ) -> Result<Self, BackendError> {
-        let vector = |weight: Option<Weight>| weight.map(|w| backend.load_vector(w)).transpose();
+        let norm = |weight| load_norm(config, backend, weight);
+        let qkv = [weights.q_proj, weights.k_proj, weights.v_proj].map(linear);
         Ok(Layer {
-            input_layernorm: backend.load_vector(weights.input_layernorm)?,
-            q_proj: load_linear(backend, weights.q_proj)?,
-            k_proj: load_linear(backend, weights.k_proj)?,
-            v_proj: load_linear(backend, weights.v_proj)?,
-            o_proj: load_linear(backend, weights.o_proj)?,
-            q_norm: vector(weights.q_norm)?,
-            k_norm: vector(weights.k_norm)?,
-            attention: attention_params(config, config.layers[index].sliding_window),
-            post_attention_layernorm: backend.load_vector(weights.post_attention_layernorm)?,
+            input_layernorm: norm(weights.input_layernorm)?,
+            qkv_proj: backend.load_linear(qkv.into(), Role::Projection)?,
+            attention: Attention {
+                params: attention_params(config, config.layers[index].sliding_window),
+                q_norm: weights.q_norm.map(norm).transpose()?,
+                k_norm: weights.k_norm.map(norm).transpose()?,
+                inv_freq: inv_freq.clone(),
+            },
+            o_proj: backend.load_linear(vec![linear(weights.o_proj)], Role::Projection)?,
+            post_attention_layernorm: norm(weights.post_attention_layernorm)?,
             mlp: FeedForward::load(config.moe.as_ref(), weights.mlp, backend)?,
         })
     }
-
-    /// `hidden += o_proj(attention(norm(hidden)))`.
-    fn attend(
-        &self,
-        model: &Transformer<B>,
-        backend: &mut B,
-        workspace: &mut Workspace<B>,
-        cache: &mut B::KvCache,
-        index: usize,
-        batch: &Batch<'_>,
-    ) {
-        let eps = model.config.rms_norm_eps;
-        let Workspace { hidden, normed, q, k, v, attended } = workspace;
-        backend.rms_norm(hidden, &self.input_layernorm, eps, normed);
-        backend.linear(normed, &[&self.q_proj, &self.k_proj, &self.v_proj], &mut [q, k, v]);
-        let with_eps = |norm: &Option<B::Vector>| norm.is_some().then_some(eps);
-        let q_norm = self.q_norm.as_ref().zip(with_eps(&self.q_norm));
-        let k_norm = self.k_norm.as_ref().zip(with_eps(&self.k_norm));
-        backend.rope(q, batch.positions, q_norm, &model.rope);
-        backend.rope(k, batch.positions, k_norm, &model.rope);
-        backend.attention(q, k, v, cache, index, batch, &self.attention, attended);
-        backend.linear_add(attended, &self.o_proj, hidden);
-    }
-
-    /// `hidden += mlp(norm(hidden))`.
-    fn feed_forward(&self, config: &Config, backend: &mut B, workspace: &mut Workspace<B>) {
-        let Workspace { hidden, normed, .. } = workspace;
-        backend.rms_norm(hidden, &self.post_attention_layernorm, config.rms_norm_eps, normed);
-        match &self.mlp {
-            FeedForward::Dense(mlp) => backend.gated_mlp(normed, mlp, hidden),
-            FeedForward::Moe(moe) => backend.moe(normed, moe, hidden),
-        }
-    }
 }
 
-impl<L> FeedForward<L> {
-    fn load<B: Backend<Linear = L>>(
-        config: Option<&MoeConfig>,
-        weights: Mlp,
-        backend: &B,
-    ) -> Result<Self, BackendError> {
+impl<B: Backend> FeedForward<B> {
+    fn load(config: Option<&MoeConfig>, weights: Mlp, backend: &B) -> Result<Self, BackendError> {
         Ok(match weights {
-            Mlp::Dense(mlp) => FeedForward::Dense(load_mlp(backend, mlp)?),
-            Mlp::Moe { gate, experts } => FeedForward::Moe(Moe {
-                gate: backend.load_linear(gate, None, Role::Router)?,
-                experts: experts
-                    .into_iter()
-                    .map(|e| load_mlp(backend, e))
-                    .collect::<Result<_, _>>()?,
+            Mlp::Dense(mlp) => FeedForward::Dense(backend.load_mlp(gated_mlp(mlp))?),
+            Mlp::Moe { gate, experts } => FeedForward::Moe(backend.load_moe(Moe {
+                gate: LinearWeight { weight: gate, bias: None },
+                experts: experts.into_iter().map(gated_mlp).collect(),
                 num_experts_per_tok: config.map_or(1, |moe| moe.num_experts_per_tok),
                 norm_topk_prob: config.is_some_and(|moe| moe.norm_topk_prob),
-            }),
+            })?),
         })
     }
 }
 
-fn load_mlp<B: Backend>(
-    backend: &B,
-    mlp: ExpertWeights,
-) -> Result<GatedMlp<B::Linear>, BackendError> {
-    Ok(GatedMlp {
-        gate_proj: load_linear(backend, mlp.gate_proj)?,
-        up_proj: load_linear(backend, mlp.up_proj)?,
-        down_proj: load_linear(backend, mlp.down_proj)?,
-    })
+fn gated_mlp(expert: ExpertWeights) -> GatedMlp<LinearWeight> {
+    GatedMlp {
+        gate_proj: linear(expert.gate_proj),
+        up_proj: linear(expert.up_proj),
+        down_proj: linear(expert.down_proj),
+    }
 }
 
-fn load_linear<B: Backend>(backend: &B, linear: LinearWeights) -> Result<B::Linear, BackendError> {
-    backend.load_linear(linear.weight, linear.bias, Role::Projection)
+fn linear(linear: LinearWeights) -> LinearWeight {
+    LinearWeight { weight: linear.weight, bias: linear.bias }
+}
+
+fn load_norm<B: Backend>(
+    config: &Config,
+    backend: &B,
+    weight: Weight,
+) -> Result<Norm<B::Vector>, BackendError> {
+    Ok(Norm { weight: backend.load_vector(weight)?, eps: config.rms_norm_eps })
+}
+
+/// Numbers as a weight.
+fn vector(values: &[f32]) -> Weight {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Weight::Dense { dtype: Dtype::F32, shape: vec![values.len()], bytes: bytes.into() }
 }
 
 fn attention_params(config: &Config, sliding_window: Option<usize>) -> AttentionParams {

@@ -74,22 +74,23 @@ impl KvCache {
         &self.values[layer][at..at + len]
     }
 
-    /// Puts the keys and values `[num_tokens, num_heads * head_dim]` of a step into their blocks.
-    pub(crate) fn store(&mut self, layer: usize, batch: &Batch<'_>, k: &[f32], v: &[f32]) {
+    /// Puts the keys and values of a step into their blocks: the last columns of `qkv [num_tokens, cols]`.
+    pub(crate) fn store(&mut self, layer: usize, batch: &Batch<'_>, qkv: &[f32], cols: usize) {
         let (head_dim, width) = (self.head_dim, self.num_heads * self.head_dim);
         for span in batch.sequences {
             for row in span.start..span.start + span.len {
                 let position = batch.positions[row] as usize;
                 let block = span.block_table[position / KV_BLOCK_SIZE] as usize;
                 let slot = position % KV_BLOCK_SIZE;
-                for head in 0..self.num_heads {
+                let (k, v) = qkv[row * cols..(row + 1) * cols][cols - 2 * width..].split_at(width);
+                let heads = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim));
+                for (head, (k, v)) in heads.enumerate() {
                     let at = block * self.num_heads + head;
-                    let from = row * width + head * head_dim;
-                    for (d, &k) in k[from..from + head_dim].iter().enumerate() {
+                    for (d, &k) in k.iter().enumerate() {
                         self.keys[layer][at * head_dim + d][slot] = k;
                     }
                     let values = &mut self.values[layer][at * value_panels(head_dim)..];
-                    for (chunk, v) in v[from..from + head_dim].chunks(PANEL_ROWS).enumerate() {
+                    for (chunk, v) in v.chunks(PANEL_ROWS).enumerate() {
                         values[chunk * KV_BLOCK_SIZE + slot][..v.len()].copy_from_slice(v);
                     }
                 }
@@ -103,15 +104,16 @@ fn value_panels(head_dim: usize) -> usize {
 }
 
 /// One layer's attention: what every task shares.
-pub(crate) struct Attention<'a> {
+pub(crate) struct Attend<'a> {
     pub(crate) kernels: &'static Kernels,
     pub(crate) cache: &'a KvCache,
     pub(crate) layer: usize,
     pub(crate) params: &'a AttentionParams,
     pub(crate) batch: &'a Batch<'a>,
+    /// `[num_tokens, cols]`, of which the first columns are the queries.
+    pub(crate) qkv: &'a [f32],
+    pub(crate) cols: usize,
     /// `[num_tokens, num_attention_heads * head_dim]`.
-    pub(crate) q: &'a [f32],
-    /// As `q`.
     pub(crate) out: DisjointColumns<'a>,
 }
 
@@ -126,7 +128,7 @@ thread_local! {
     static SCORES: RefCell<Vec<Panel>> = RefCell::default();
 }
 
-impl Attention<'_> {
+impl Attend<'_> {
     pub(crate) fn run(&self) {
         let mut tasks = Vec::new();
         let mut row = 0;
@@ -171,10 +173,9 @@ impl Attention<'_> {
             queries.iter().map(|&(row, _)| position(row)).max().unwrap_or(0) / KV_BLOCK_SIZE + 1;
         let blocks = &task.span.block_table[begin..end];
 
-        let width = self.params.num_attention_heads * head_dim;
         let mut tokens: [&[f32]; TILE_TOKENS] = [&[]; TILE_TOKENS];
         for (token, &(row, head)) in tokens.iter_mut().zip(queries) {
-            *token = &self.q[row * width + head * head_dim..][..head_dim];
+            *token = &self.qkv[row * self.cols + head * head_dim..][..head_dim];
         }
         scores.clear();
         scores.resize(blocks.len() * queries.len(), [0.0; PANEL_ROWS]);

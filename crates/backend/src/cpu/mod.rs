@@ -18,8 +18,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::{AttentionParams, Backend, BackendError, Batch, GatedMlp, Moe, Role, Rope, Weight};
-use attention::Attention;
+use crate::{
+    Attention, AttentionParams, Backend, BackendError, Batch, GatedMlp, LinearWeight, Moe, Norm,
+    Role, Weight,
+};
+use attention::Attend;
 use disjoint::DisjointColumns;
 use gemm::Job;
 use input::Input;
@@ -43,6 +46,8 @@ pub struct Cpu {
     kernels: &'static Kernels,
     precision: Precision,
     rope: RopeTable,
+    /// Normed activations.
+    normed: Vec<f32>,
     /// `0, 1, 2, …`: the rows of a product that takes them all.
     all_rows: Vec<u32>,
 }
@@ -89,16 +94,16 @@ struct RopeTable {
 }
 
 impl RopeTable {
-    fn update(&mut self, positions: &[u32], rope: &Rope) {
-        if self.positions == positions && self.inv_freq == rope.inv_freq {
+    fn update(&mut self, positions: &[u32], inv_freq: &[f32]) {
+        if self.positions == positions && self.inv_freq == inv_freq {
             return;
         }
         self.positions = positions.to_vec();
-        self.inv_freq.clone_from(&rope.inv_freq);
+        self.inv_freq = inv_freq.to_vec();
         self.angles.clear();
         for &position in positions {
             // The product is rounded to f32 before the cosine, as the reference implementations do.
-            self.angles.extend(rope.inv_freq.iter().map(|f| {
+            self.angles.extend(inv_freq.iter().map(|f| {
                 let (sin, cos) = (position as f32 * f).sin_cos();
                 (cos, sin)
             }));
@@ -124,6 +129,7 @@ impl Cpu {
             kernels: kernels::detect(),
             precision,
             rope: RopeTable::default(),
+            normed: Vec::new(),
             all_rows: Vec::new(),
         })
     }
@@ -151,40 +157,107 @@ impl Cpu {
     }
 
     /// `outs[i] = matrices[i](x)`, all rows.
-    fn multiply(&mut self, x: &[f32], matrices: &[&Matrix], outs: Vec<&mut [f32]>) {
+    fn multiply(&mut self, x: &[f32], matrices: &[&Matrix], outs: Vec<DisjointColumns<'_>>) {
         let kernels = self.kernels;
         let k = matrices[0].k;
         let rows = self.rows(x.len() / k);
-        let input =
-            Input::new(x, k, matrices.iter().any(|m| m.is_int8()), gemm::wants_pairs(rows.len()));
+        let int8 = matrices.iter().any(|matrix| matrix.is_int8());
+        let input = Input::new(x, k, int8, gemm::wants_pairs(rows.len()));
         let jobs: Vec<Job<'_>> = matrices
             .iter()
             .zip(outs)
-            .map(|(matrix, out)| Job {
-                matrix,
-                input: &input,
-                rows,
-                out: DisjointColumns::new(out, matrix.n),
-            })
+            .map(|(matrix, out)| Job { matrix, input: &input, rows, out })
             .collect();
         gemm::gemm(kernels, &jobs);
     }
+
+    /// The stack's outputs side by side in `out`.
+    fn multiply_stack(&mut self, x: &[f32], linear: &Linear, out: &mut [f32]) {
+        let outs = DisjointColumns::split(out, linear.iter().map(|matrix| matrix.n));
+        self.multiply(x, &linear.iter().collect::<Vec<_>>(), outs);
+    }
+
+    fn load_matrix(&self, linear: LinearWeight, role: Role) -> Result<Matrix, BackendError> {
+        Matrix::load(linear.weight, linear.bias, role, self.precision)
+    }
+
+    /// Calls `f` with `norm(x)`, or with `x` if there is no norm.
+    fn with_normed<R>(
+        &mut self,
+        x: &Buffer,
+        norm: Option<&Norm<Vec<f32>>>,
+        f: impl FnOnce(&mut Self, &[f32]) -> R,
+    ) -> R {
+        let Some(norm) = norm else { return f(self, &x.data) };
+        let mut normed = std::mem::take(&mut self.normed);
+        normed.resize(x.data.len(), 0.0);
+        let rows = x.data.par_chunks_exact(x.cols).zip(normed.par_chunks_exact_mut(x.cols));
+        rows.with_min_len(16)
+            .for_each(|(x, out)| math::rms_norm_row(x, &norm.weight, norm.eps, out));
+        let result = f(self, &normed);
+        self.normed = normed;
+        result
+    }
+
+    /// Norms and rotates the query and key heads of `qkv`.
+    fn rotate(&mut self, qkv: &mut Buffer, attention: &Attention<Vec<f32>>, positions: &[u32]) {
+        self.rope.update(positions, &attention.inv_freq);
+        let half = attention.inv_freq.len();
+        let AttentionParams { num_attention_heads, num_key_value_heads, .. } = attention.params;
+        let rows = qkv.data.par_chunks_exact_mut(qkv.cols);
+        rows.zip(self.rope.angles.par_chunks_exact(half)).with_min_len(16).for_each(
+            |(row, angles)| {
+                let heads =
+                    row.chunks_exact_mut(2 * half).take(num_attention_heads + num_key_value_heads);
+                for (index, head) in heads.enumerate() {
+                    let is_query = index < num_attention_heads;
+                    let norm = if is_query { &attention.q_norm } else { &attention.k_norm };
+                    if let Some(norm) = norm {
+                        math::rms_norm_in_place(head, &norm.weight, norm.eps);
+                    }
+                    let (first, second) = head.split_at_mut(half);
+                    for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
+                }
+            },
+        );
+    }
 }
+
+/// Matrices with the same input.
+pub type Linear = Vec<Matrix>;
 
 impl Backend for Cpu {
     type Buffer = Buffer;
-    type Linear = Matrix;
+    type Linear = Linear;
+    type Mlp = GatedMlp<Matrix>;
+    type Moe = Moe<Matrix>;
     type Vector = Vec<f32>;
     type Table = Matrix;
     type KvCache = KvCache;
 
-    fn load_linear(
-        &self,
-        weight: Weight,
-        bias: Option<Weight>,
-        role: Role,
-    ) -> Result<Matrix, BackendError> {
-        Matrix::load(weight, bias, role, self.precision)
+    fn load_linear(&self, stack: Vec<LinearWeight>, role: Role) -> Result<Linear, BackendError> {
+        stack.into_iter().map(|linear| self.load_matrix(linear, role)).collect()
+    }
+
+    fn load_mlp(&self, mlp: GatedMlp<LinearWeight>) -> Result<GatedMlp<Matrix>, BackendError> {
+        let load = |linear| self.load_matrix(linear, Role::Projection);
+        Ok(GatedMlp {
+            gate_proj: load(mlp.gate_proj)?,
+            up_proj: load(mlp.up_proj)?,
+            down_proj: load(mlp.down_proj)?,
+        })
+    }
+
+    fn load_moe(&self, moe: Moe<LinearWeight>) -> Result<Moe<Matrix>, BackendError> {
+        let experts = moe.experts.into_iter().map(|expert| self.load_mlp(expert));
+        Ok(Moe {
+            gate: self.load_matrix(moe.gate, Role::Router)?,
+            experts: experts.collect::<Result<_, _>>()?,
+            num_experts_per_tok: moe.num_experts_per_tok,
+            norm_topk_prob: moe.norm_topk_prob,
+        })
     }
 
     fn load_vector(&self, weight: Weight) -> Result<Vec<f32>, BackendError> {
@@ -221,9 +294,15 @@ impl Backend for Cpu {
         Ok(KvCache::new(num_layers, num_blocks, params))
     }
 
-    fn run<R: Send>(&mut self, step: impl FnOnce(&mut Self) -> R + Send) -> R {
+    fn run(
+        &mut self,
+        _batch: &Batch<'_>,
+        _rows: &[u32],
+        logits: &mut Vec<f32>,
+        step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
+    ) {
         let pool = self.pool.clone();
-        pool.install(|| step(self))
+        pool.install(|| step(self, logits));
     }
 
     fn embed(&mut self, table: &Matrix, tokens: &[u32], out: &mut Buffer) {
@@ -233,91 +312,95 @@ impl Backend for Cpu {
         }
     }
 
-    fn rms_norm(&mut self, x: &Buffer, weight: &Vec<f32>, eps: f32, out: &mut Buffer) {
-        out.set_rows(x.rows());
-        let rows = x.data.par_chunks_exact(x.cols).zip(out.data.par_chunks_exact_mut(x.cols));
-        rows.with_min_len(16).for_each(|(x, out)| math::rms_norm_row(x, weight, eps, out));
-    }
-
-    fn linear(&mut self, x: &Buffer, linears: &[&Matrix], outs: &mut [&mut Buffer]) {
-        for out in outs.iter_mut() {
-            out.set_rows(x.rows());
-        }
-        self.multiply(&x.data, linears, outs.iter_mut().map(|out| &mut out.data[..]).collect());
-    }
-
-    fn linear_add(&mut self, x: &Buffer, linear: &Matrix, residual: &mut Buffer) {
-        let mut out = vec![0.0; residual.data.len()];
-        self.multiply(&x.data, &[linear], vec![&mut out]);
-        math::add_scaled(&mut residual.data, 1.0, &out);
-    }
-
-    fn rope(
+    fn linear(
         &mut self,
-        x: &mut Buffer,
-        positions: &[u32],
-        head_norm: Option<(&Vec<f32>, f32)>,
-        rope: &Rope,
+        x: &Buffer,
+        norm: Option<&Norm<Vec<f32>>>,
+        linear: &Linear,
+        out: &mut Buffer,
     ) {
-        self.rope.update(positions, rope);
-        let half = rope.inv_freq.len();
-        let rows = x.data.par_chunks_exact_mut(x.cols).zip(self.rope.angles.par_chunks_exact(half));
-        rows.with_min_len(16).for_each(|(row, angles)| {
-            for head in row.chunks_exact_mut(2 * half) {
-                if let Some((weight, eps)) = head_norm {
-                    math::rms_norm_in_place(head, weight, eps);
-                }
-                let (first, second) = head.split_at_mut(half);
-                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                }
-            }
-        });
+        out.set_rows(x.rows());
+        self.with_normed(x, norm, |cpu, x| cpu.multiply_stack(x, linear, &mut out.data));
+    }
+
+    fn linear_add(&mut self, x: &Buffer, linear: &Linear, residual: &mut Buffer) {
+        let mut out = vec![0.0; residual.data.len()];
+        self.multiply_stack(&x.data, linear, &mut out);
+        math::add_scaled(&mut residual.data, 1.0, &out);
     }
 
     fn attention(
         &mut self,
-        q: &Buffer,
-        k: &Buffer,
-        v: &Buffer,
+        qkv: &mut Buffer,
+        attention: &Attention<Vec<f32>>,
         cache: &mut KvCache,
         layer: usize,
         batch: &Batch<'_>,
-        params: &AttentionParams,
         out: &mut Buffer,
     ) {
-        cache.store(layer, batch, &k.data, &v.data);
-        out.set_rows(q.rows());
-        let cols = out.cols;
-        let out = DisjointColumns::new(&mut out.data, cols);
-        Attention { kernels: self.kernels, cache, layer, params, batch, q: &q.data, out }.run();
+        self.rotate(qkv, attention, batch.positions);
+        cache.store(layer, batch, &qkv.data, qkv.cols);
+        out.set_rows(qkv.rows());
+        let (kernels, params) = (self.kernels, &attention.params);
+        let width = out.cols;
+        let out = DisjointColumns::new(&mut out.data, width);
+        let (qkv, cols) = (&qkv.data, qkv.cols);
+        Attend { kernels, cache, layer, params, batch, qkv, cols, out }.run();
     }
 
-    fn gated_mlp(&mut self, x: &Buffer, mlp: &GatedMlp<Matrix>, residual: &mut Buffer) {
-        let size = x.rows() * mlp.gate_proj.n;
+    fn gated_mlp(&mut self, residual: &mut Buffer, norm: &Norm<Vec<f32>>, mlp: &GatedMlp<Matrix>) {
+        let width = mlp.gate_proj.n;
+        let size = residual.rows() * width;
         let (mut gate, mut up) = (vec![0.0; size], vec![0.0; size]);
-        self.multiply(&x.data, &[&mlp.gate_proj, &mlp.up_proj], vec![&mut gate, &mut up]);
-        moe::silu_mul(&mut gate, &up, mlp.gate_proj.n);
+        let outs = [&mut gate, &mut up].map(|out| DisjointColumns::new(out, width));
+        self.with_normed(residual, Some(norm), |cpu, x| {
+            cpu.multiply(x, &[&mlp.gate_proj, &mlp.up_proj], outs.into());
+        });
+        moe::silu_mul(&mut gate, &up, width);
         let mut out = vec![0.0; residual.data.len()];
-        self.multiply(&gate, &[&mlp.down_proj], vec![&mut out]);
+        let outs = vec![DisjointColumns::new(&mut out, residual.cols)];
+        self.multiply(&gate, &[&mlp.down_proj], outs);
         math::add_scaled(&mut residual.data, 1.0, &out);
     }
 
-    fn moe(&mut self, x: &Buffer, moe: &Moe<Matrix>, residual: &mut Buffer) {
-        let mut scores = vec![0.0; x.rows() * moe.experts.len()];
-        self.multiply(&x.data, &[&moe.gate], vec![&mut scores]);
-        let routes = moe::route(&scores, moe);
-        moe::run_experts(self.kernels, &x.data, moe, &routes, residual);
+    fn moe(&mut self, residual: &mut Buffer, norm: &Norm<Vec<f32>>, moe: &Moe<Matrix>) {
+        let mut scores = vec![0.0; residual.rows() * moe.experts.len()];
+        let mut sum = vec![0.0; residual.data.len()];
+        self.with_normed(residual, Some(norm), |cpu, x| {
+            cpu.multiply(
+                x,
+                &[&moe.gate],
+                vec![DisjointColumns::new(&mut scores, moe.experts.len())],
+            );
+            let routes = moe::route(&scores, moe);
+            moe::run_experts(cpu.kernels, x, moe, &routes, &mut sum);
+        });
+        math::add_scaled(&mut residual.data, 1.0, &sum);
     }
 
-    fn logits(&mut self, x: &Buffer, rows: &[u32], lm_head: &Matrix, logits: &mut Vec<f32>) {
+    fn logits(
+        &mut self,
+        x: &Buffer,
+        norm: Option<&Norm<Vec<f32>>>,
+        rows: &[u32],
+        lm_head: &Linear,
+        logits: &mut Vec<f32>,
+    ) {
         logits.clear();
+        let lm_head = &lm_head[0];
         logits.resize(rows.len() * lm_head.n, 0.0);
         if rows.is_empty() {
             return;
         }
-        let input = Input::new(&x.data, x.cols, lm_head.is_int8(), gemm::wants_pairs(rows.len()));
-        let out = DisjointColumns::new(logits, lm_head.n);
-        gemm::gemm(self.kernels, &[Job { matrix: lm_head, input: &input, rows, out }]);
+        let chosen = rows.iter().flat_map(|&row| &x.data[row as usize * x.cols..][..x.cols]);
+        let chosen = Buffer { data: chosen.copied().collect(), cols: x.cols };
+        self.with_normed(&chosen, norm, |cpu, x| {
+            let kernels = cpu.kernels;
+            let rows = cpu.rows(rows.len());
+            let input =
+                Input::new(x, chosen.cols, lm_head.is_int8(), gemm::wants_pairs(rows.len()));
+            let out = DisjointColumns::new(logits, lm_head.n);
+            gemm::gemm(kernels, &[Job { matrix: lm_head, input: &input, rows, out }]);
+        });
     }
 }

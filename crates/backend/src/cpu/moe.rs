@@ -8,7 +8,7 @@ use super::disjoint::DisjointColumns;
 use super::gemm::{self, Job};
 use super::input::Input;
 use super::kernels::Kernels;
-use super::{Buffer, Matrix, math};
+use super::{Matrix, math};
 use crate::Moe;
 
 /// Which tokens go where, grouped by expert.
@@ -48,13 +48,13 @@ pub(super) fn route(scores: &[f32], moe: &Moe<Matrix>) -> Routes {
     routes
 }
 
-/// `residual += weight * expert(x)` for every route.
+/// `sum += weight * expert(x)` for every route.
 pub(super) fn run_experts(
     kernels: &'static Kernels,
     x: &[f32],
     moe: &Moe<Matrix>,
     routes: &Routes,
-    residual: &mut Buffer,
+    sum: &mut [f32],
 ) {
     let first = &moe.experts[0].gate_proj;
     let (hidden, intermediate) = (first.k, first.n);
@@ -98,7 +98,7 @@ pub(super) fn run_experts(
     for ((&row, &weight), out) in
         routes.rows.iter().zip(&routes.weights).zip(out.chunks_exact(hidden))
     {
-        let to = &mut residual.data[row as usize * hidden..(row as usize + 1) * hidden];
+        let to = &mut sum[row as usize * hidden..(row as usize + 1) * hidden];
         math::add_scaled(to, weight, out);
     }
 }

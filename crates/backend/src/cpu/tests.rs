@@ -43,6 +43,11 @@ fn packed(
     Weight::Packed(tensor)
 }
 
+/// A matrix alone.
+fn linear(weight: Weight, bias: Option<Weight>) -> Vec<LinearWeight> {
+    vec![LinearWeight { weight, bias }]
+}
+
 fn filled(cpu: &Cpu, data: &[f32], cols: usize) -> Buffer {
     let mut buffer = cpu.buffer(data.len() / cols, cols).unwrap();
     buffer.set(data);
@@ -82,11 +87,11 @@ fn check_linear(precision: Precision, tolerance: impl Fn(&Weight, usize) -> f64)
             let x = random(m as u64 + 99, m * k);
             let bias = random(7, n);
             let matrix = cpu
-                .load_linear(weight.clone(), Some(dense(&bias, &[n])), Role::Projection)
+                .load_linear(linear(weight.clone(), Some(dense(&bias, &[n]))), Role::Projection)
                 .unwrap();
             let mut out = cpu.buffer(m, n).unwrap();
             let input = filled(&cpu, &x, k);
-            cpu.run(|cpu| cpu.linear(&input, &[&matrix], &mut [&mut out]));
+            cpu.linear(&input, None, &matrix, &mut out);
             let w = reference::values(&weight);
             let expected = reference::linear(&widen(&x), &w, k, Some(&widen(&bias)));
             let bound = tolerance(&weight, k) * magnitude(&w, &widen(&x), k);
@@ -124,13 +129,13 @@ fn lm_head_is_rounded_to_8_bits() {
     let (n, k) = (21, 256);
     let values = random(3, n * k);
     let mut cpu = Cpu::new(1, Precision::Int8).unwrap();
-    let matrix = cpu.load_linear(dense(&values, &[n, k]), None, Role::LmHead).unwrap();
-    assert!(matches!(matrix.data, matrix::Data::Int8 { .. }));
+    let matrix = cpu.load_linear(linear(dense(&values, &[n, k]), None), Role::LmHead).unwrap();
+    assert!(matches!(matrix[0].data, matrix::Data::Int8 { .. }));
     let x = random(4, 7 * k);
     let input = filled(&cpu, &x, k);
     for rows in [&[2u32][..], &[0, 1, 2, 3, 4, 5, 6][..]] {
         let mut logits = Vec::new();
-        cpu.logits(&input, rows, &matrix, &mut logits);
+        cpu.logits(&input, None, rows, &matrix, &mut logits);
         for (row, logits) in rows.iter().zip(logits.chunks_exact(n)) {
             let x = widen(&x[*row as usize * k..(*row as usize + 1) * k]);
             let expected = reference::linear(&x, &widen(&values), k, None);
@@ -155,19 +160,19 @@ fn rows_of_any_size_keep_their_precision_in_int8() {
     let exact = reference::linear(&widen(&x), &widen(&values), k, None);
     values[5 * k + 17] = f32::NAN;
     let cpu = Cpu::new(1, Precision::Int8).unwrap();
-    let lm_head = cpu.load_linear(dense(&values, &[n, k]), None, Role::LmHead).unwrap();
+    let lm_head = cpu.load_linear(linear(dense(&values, &[n, k]), None), Role::LmHead).unwrap();
     let packed = packed(&values[..5 * k], &[5, k], QuantType::Nf4, 64, false);
     let packed_values = reference::values(&packed);
     let packed_exact = reference::linear(&widen(&x), &packed_values, k, None);
-    let packed = cpu.load_linear(packed, None, Role::Projection).unwrap();
+    let packed = cpu.load_linear(linear(packed, None), Role::Projection).unwrap();
     for (matrix, exact, weights) in
         [(&lm_head, &exact, widen(&values)), (&packed, &packed_exact, packed_values)]
     {
         for rows in [&[3u32][..], &[0, 1, 2, 3, 4, 5, 6][..]] {
             let mut cpu = Cpu::new(1, Precision::Int8).unwrap();
             let mut logits = Vec::new();
-            cpu.logits(&filled(&cpu, &x, k), rows, matrix, &mut logits);
-            for (&row, logits) in rows.iter().zip(logits.chunks_exact(matrix.n)) {
+            cpu.logits(&filled(&cpu, &x, k), None, rows, matrix, &mut logits);
+            for (&row, logits) in rows.iter().zip(logits.chunks_exact(matrix[0].n)) {
                 let x = &widen(&x[row as usize * k..(row as usize + 1) * k]);
                 assert!(logits.get(5).is_none_or(|v| v.is_nan()), "a NaN weight is seen");
                 for (n, found) in logits[..5].iter().enumerate() {
@@ -175,7 +180,7 @@ fn rows_of_any_size_keep_their_precision_in_int8() {
                     let bound = 2.0
                         * (1.0 / 254.0 + 0.5 / 112.0)
                         * magnitude(&weights[n * k..(n + 1) * k], x, k);
-                    let expected = exact[row as usize * matrix.n + n];
+                    let expected = exact[row as usize * matrix[0].n + n];
                     assert!((f64::from(*found) - expected).abs() <= bound, "row {n}");
                 }
             }
@@ -189,15 +194,15 @@ fn the_same_row_gives_the_same_int8_product_alone_and_among_others() {
     let (n, k) = (40, 512);
     let weight = packed(&random(1, n * k), &[n, k], QuantType::Nf4, 64, true);
     let mut cpu = Cpu::new(2, Precision::Int8).unwrap();
-    let matrix = cpu.load_linear(weight, None, Role::Projection).unwrap();
+    let matrix = cpu.load_linear(linear(weight, None), Role::Projection).unwrap();
     let x = random(2, 9 * k);
     let mut many = cpu.buffer(9, n).unwrap();
     let input = filled(&cpu, &x, k);
-    cpu.linear(&input, &[&matrix], &mut [&mut many]);
+    cpu.linear(&input, None, &matrix, &mut many);
     for row in 0..9 {
         let mut one = cpu.buffer(1, n).unwrap();
         let input = filled(&cpu, &x[row * k..(row + 1) * k], k);
-        cpu.linear(&input, &[&matrix], &mut [&mut one]);
+        cpu.linear(&input, None, &matrix, &mut one);
         for (a, b) in one.data().iter().zip(&many.data()[row * n..]) {
             assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "row {row}: {a} and {b}");
         }
@@ -209,14 +214,14 @@ fn what_is_not_finite_stays_so_in_int8() {
     let (n, k) = (8, 128);
     let weight = packed(&random(1, n * k), &[n, k], QuantType::Nf4, 64, true);
     let mut cpu = Cpu::new(1, Precision::Int8).unwrap();
-    let matrix = cpu.load_linear(weight, None, Role::Projection).unwrap();
+    let matrix = cpu.load_linear(linear(weight, None), Role::Projection).unwrap();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for m in [1, 7] {
             let mut x = random(2, m * k);
             x[(m - 1) * k + 70] = bad;
             let input = filled(&cpu, &x, k);
             let mut out = cpu.buffer(m, n).unwrap();
-            cpu.linear(&input, &[&matrix], &mut [&mut out]);
+            cpu.linear(&input, None, &matrix, &mut out);
             let (finite, last) = out.data().split_at((m - 1) * n);
             assert!(finite.iter().all(|v| v.is_finite()));
             assert!(last.iter().all(|v| !v.is_finite()), "{bad} became {last:?}");
@@ -298,6 +303,26 @@ fn check_tiles(kernels: &Kernels, plain: &Kernels, panel: &[[i16; 2]], scales: &
     }
 }
 
+/// Attention without norms, whose angles are all zero.
+fn unrotated(params: AttentionParams) -> Attention<Vec<f32>> {
+    let inv_freq = vec![0.0; params.head_dim / 2];
+    Attention { params, q_norm: None, k_norm: None, inv_freq }
+}
+
+/// Rows of q, k and v in one buffer.
+fn side_by_side(
+    cpu: &Cpu,
+    rows: std::ops::Range<usize>,
+    parts: &[&[f32]; 3],
+    params: &AttentionParams,
+) -> Buffer {
+    let kv = params.num_key_value_heads * params.head_dim;
+    let widths = [params.num_attention_heads * params.head_dim, kv, kv];
+    let row =
+        |row| parts.iter().zip(widths).flat_map(move |(x, cols)| &x[row * cols..(row + 1) * cols]);
+    filled(cpu, &rows.flat_map(row).copied().collect::<Vec<_>>(), widths.iter().sum())
+}
+
 fn check_attention(params: AttentionParams, context: usize, chunks: &[usize]) {
     let mut cpu = Cpu::new(2, Precision::F32).unwrap();
     let (d, heads, key_heads) =
@@ -318,12 +343,9 @@ fn check_attention(params: AttentionParams, context: usize, chunks: &[usize]) {
         let positions: Vec<u32> = rows.clone().map(|p| p as u32).collect();
         let spans = [SequenceSpan { start: 0, len, block_table: &block_table }];
         let batch = Batch { tokens: &positions, positions: &positions, sequences: &spans };
-        let part = |x: &[f32], cols: usize| x[rows.start * cols..rows.end * cols].to_vec();
         let mut out = cpu.buffer(len, heads * d).unwrap();
-        let q = filled(&cpu, &part(&q, heads * d), heads * d);
-        let k = filled(&cpu, &part(&k, key_heads * d), key_heads * d);
-        let v = filled(&cpu, &part(&v, key_heads * d), key_heads * d);
-        cpu.attention(&q, &k, &v, &mut cache, 1, &batch, &params, &mut out);
+        let mut qkv = side_by_side(&cpu, rows.clone(), &[&q, &k, &v], &params);
+        cpu.attention(&mut qkv, &unrotated(params), &mut cache, 1, &batch, &mut out);
         // Sums of probabilities times values of magnitude 1, scores of at most d: a few f32 roundings of each.
         for (found, expected) in out.data().iter().zip(&expected[rows.start * heads * d..]) {
             assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} and {expected}");
@@ -369,8 +391,8 @@ fn attention_of_several_sequences_in_one_step() {
     let batch = Batch { tokens: &positions, positions: &positions, sequences: &spans };
     batch.assert_valid(100, 4);
     let mut out = cpu.buffer(25, 32).unwrap();
-    let (qb, kb, vb) = (filled(&cpu, &q, 32), filled(&cpu, &k, 16), filled(&cpu, &v, 16));
-    cpu.attention(&qb, &kb, &vb, &mut cache, 0, &batch, &params, &mut out);
+    let mut qkv = side_by_side(&cpu, 0..25, &[&q, &k, &v], &params);
+    cpu.attention(&mut qkv, &unrotated(params), &mut cache, 0, &batch, &mut out);
     let mut start = 0;
     for len in lens {
         let part = |x: &[f32], cols: usize| widen(&x[start * cols..(start + len) * cols]);
@@ -386,14 +408,30 @@ fn attention_of_several_sequences_in_one_step() {
 fn rope_and_head_norm() {
     let mut cpu = Cpu::new(1, Precision::F32).unwrap();
     let inv_freq: Vec<f32> = (0..8).map(|i| 10_000f32.powf(-(i as f32) / 8.0)).collect();
-    let (x, weight) = (random(1, 3 * 32), random(2, 16));
+    let (x, weight) = (random(1, 3 * 64), random(2, 16));
     let positions = [0, 5, 4000];
-    let mut buffer = filled(&cpu, &x, 32);
-    cpu.rope(&mut buffer, &positions, Some((&weight, 1e-6)), &Rope { inv_freq: inv_freq.clone() });
-    let mut expected = reference::rms_norm(&widen(&x), &widen(&weight), 1e-6);
-    reference::rope(&mut expected, &positions, &inv_freq);
-    for (found, expected) in buffer.data().iter().zip(expected) {
-        assert!((f64::from(*found) - expected).abs() < 1e-5);
+    let attention = Attention {
+        params: AttentionParams {
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 16,
+            scale: 0.25,
+            sliding_window: None,
+        },
+        q_norm: Some(Norm { weight: weight.clone(), eps: 1e-6 }),
+        k_norm: None,
+        inv_freq: inv_freq.clone(),
+    };
+    let mut qkv = filled(&cpu, &x, 64);
+    cpu.rotate(&mut qkv, &attention, &positions);
+    for ((found, x), position) in qkv.data().chunks(64).zip(x.chunks(64)).zip(positions) {
+        let mut expected = reference::rms_norm(&widen(&x[..32]), &widen(&weight), 1e-6);
+        expected.extend(widen(&x[32..48]));
+        reference::rope(&mut expected, &[position], &inv_freq);
+        expected.extend(widen(&x[48..]));
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() < 1e-5);
+        }
     }
 }
 
@@ -412,28 +450,31 @@ fn mixture_of_experts() {
                 [inner(1), inner(2), random_packed(3 * e + 3, hidden, intermediate)]
             })
             .collect();
-        let load = |w: &Weight| cpu.load_linear(w.clone(), None, Role::Projection).unwrap();
+        let plain = |w: &Weight| LinearWeight { weight: w.clone(), bias: None };
         let moe = Moe {
-            gate: cpu.load_linear(router.clone(), None, Role::Router).unwrap(),
+            gate: plain(&router),
             experts: experts
                 .iter()
                 .map(|[g, u, d]| GatedMlp {
-                    gate_proj: load(g),
-                    up_proj: load(u),
-                    down_proj: load(d),
+                    gate_proj: plain(g),
+                    up_proj: plain(u),
+                    down_proj: plain(d),
                 })
                 .collect(),
             num_experts_per_tok: 2,
             norm_topk_prob: true,
         };
+        let moe = cpu.load_moe(moe).unwrap();
+        // Near one, so that the normed rows stay as even as the tolerance of int8 assumes.
+        let weight = random(49, hidden).iter().map(|v| 1.0 + 0.1 * v).collect();
+        let norm: Norm<Vec<f32>> = Norm { weight, eps: 1e-6 };
         for m in [1, 3, 20] {
-            let (x, start) = (random(60 + m as u64, m * hidden), random(61, m * hidden));
-            let input = filled(&cpu, &x, hidden);
+            let start = random(61 + m as u64, m * hidden);
             let mut residual = filled(&cpu, &start, hidden);
-            cpu.run(|cpu| cpu.moe(&input, &moe, &mut residual));
+            cpu.moe(&mut residual, &norm, &moe);
             for row in 0..m {
-                let x = widen(&x[row * hidden..(row + 1) * hidden]);
                 let mut expected = widen(&start[row * hidden..(row + 1) * hidden]);
+                let x = reference::rms_norm(&expected, &widen(&norm.weight), 1e-6);
                 let scores = reference::linear(&x, &reference::values(&router), hidden, None);
                 for (e, weight) in reference::route(&scores, 2, true) {
                     let [g, u, d] = experts[e].each_ref().map(reference::values);
@@ -462,10 +503,11 @@ fn the_number_of_threads_changes_no_bit() {
             let outputs: Vec<Vec<f32>> = [1, 2, 5]
                 .map(|threads| {
                     let mut cpu = Cpu::new(threads, precision).unwrap();
-                    let matrix = cpu.load_linear(weight.clone(), None, Role::Projection).unwrap();
+                    let matrix =
+                        cpu.load_linear(linear(weight.clone(), None), Role::Projection).unwrap();
                     let input = filled(&cpu, &x[..m * k], k);
                     let mut out = cpu.buffer(m, n).unwrap();
-                    cpu.run(|cpu| cpu.linear(&input, &[&matrix], &mut [&mut out]));
+                    cpu.linear(&input, None, &matrix, &mut out);
                     out.data().to_vec()
                 })
                 .to_vec();
