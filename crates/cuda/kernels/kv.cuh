@@ -1,0 +1,210 @@
+// The paged cache of keys and values, and what attention does to a row of q, k and v before it.
+#pragma once
+
+#include "common.cuh"
+
+// One layer of the cache: [block][k | v][kv_head][16 tokens][head_dim], bf16, or e4m3 with a scale for each token and
+// head, a power of two. Bytes of a token and layer at 8 heads of 128: 4,096 in bf16, 2,112 in e4m3 (2,048 of codes, 64 of scales).
+struct KvLayer {
+    u8* blocks;
+    float* scales;      // [block][k | v][kv_head][16 tokens]; unused with bf16
+    u32 kv_heads;
+};
+
+// Rows as the projections leave them, q heads | k heads | v heads, and how a head is normed and turned.
+struct HeadRows {
+    const float* qkv;       // [rows][ld]
+    const float* q_norm;    // [head_dim] or null: RMS norm of each q head
+    const float* k_norm;    // [head_dim] or null
+    const float* inv_freq;  // [head_dim / 2]
+    float eps;
+    float scale;            // of the scores, 1 / sqrt(head_dim)
+    u32 q_heads;
+    u32 ld;
+};
+
+// Where each row stands. A position below zero marks a row of padding: nothing is stored, its output is zeros.
+struct Rows {
+    const int* positions;     // [rows]
+    const int* row_sequence;  // [rows]
+    const int* block_tables;  // [sequences][max_blocks]
+    u32 max_blocks;
+    u32 window;               // positions that a query sees, itself included; 0: all
+};
+
+// f32 rows [rows][ld], or with `groups` above zero bf16 groups (see common.cuh).
+struct HeadsOut {
+    void* data;
+    u32 ld;
+    u32 groups;
+};
+
+// Some rows of a sequence that are prefilled together: row + i stands at first_position + i.
+struct Span {
+    int row;
+    int len;
+    int first_position;
+    int sequence;
+};
+
+// Tiles of queries, made by the host: a span and the first of its queries, 128 / group of them (group: q heads of a kv head,
+// rounded down). A span below zero is padding. Put tiles with many keys first, so that no long one ends the launch.
+struct QueryTiles {
+    const Span* spans;
+    const int2* tiles;
+};
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+__device__ __forceinline__ int first_visible(int position, u32 window) {
+    return window && position >= int(window) ? position + 1 - int(window) : 0;
+}
+
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const u32*>(&pair);
+}
+
+__device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 col, float4 v) {  // col % 4 == 0
+    if (out.groups) {
+        u8* at = static_cast<u8*>(out.data) + group_offset(row, col, out.groups);
+        *reinterpret_cast<uint2*>(at) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+    } else {
+        *reinterpret_cast<float4*>(static_cast<float*>(out.data) + size_t(row) * out.ld + col) = v;
+    }
+}
+
+__device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 col, float v) {
+    if (out.groups) {
+        u8* at = static_cast<u8*>(out.data) + group_offset(row, col, out.groups);
+        *reinterpret_cast<__nv_bfloat16*>(at) = __float2bfloat16_rn(v);
+    } else {
+        static_cast<float*>(out.data)[size_t(row) * out.ld + col] = v;
+    }
+}
+
+__device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 col, float2 v) {  // col % 2 == 0
+    if (out.groups) {
+        u8* at = static_cast<u8*>(out.data) + group_offset(row, col, out.groups);
+        *reinterpret_cast<u32*>(at) = pack_bf16(v.x, v.y);
+    } else {
+        *reinterpret_cast<float2*>(static_cast<float*>(out.data) + size_t(row) * out.ld + col) = v;
+    }
+}
+
+// -------------------------------------------------------------------------------------------------------- arithmetic
+
+__device__ __forceinline__ void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ float exp2_fast(float v) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+}
+
+__device__ __forceinline__ float warp_sum(float v) {
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) v += __shfl_xor_sync(~0u, v, mask);
+    return v;
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, mask));
+    return v;
+}
+
+// ------------------------------------------------------------------------------------------------------------- rope
+
+// Cosine and sine of an angle that was rounded to f32, up to about 2^22. The special functions are accurate to 2^-21 between
+// -pi and pi alone, so the angle is reduced first, by 2 pi in three parts: the first has few enough bits for the first
+// difference to be exact. sincosf would do, but its path for huge angles costs local memory.
+__device__ __forceinline__ float2 cos_sin(float angle) {
+    const float turns = rintf(angle * 0.15915494309189535f);
+    float r = fmaf(turns, -6.28318548202514648f, angle);
+    r = fmaf(turns, 1.7484556e-7f, r);
+    r = fmaf(turns, 2.5e-15f, r);
+    return make_float2(__cosf(r), __sinf(r));
+}
+
+// 1 / RMS of a head, where it is normed.
+__device__ __forceinline__ float inverse_rms(const float* x, const float* norm, float eps, int head_dim, int lane) {
+    if (!norm) return 1;
+    float sum = 0;
+    for (int i = lane; i < head_dim; i += 32) sum = fmaf(x[i], x[i], sum);
+    return rsqrtf(warp_sum(sum) / float(head_dim) + eps);
+}
+
+// A warp norms and turns one head: calls put(i, value) for every i below head_dim, each lane for its own.
+// `rotation` [head_dim / 2] holds cosines and sines of the row's position.
+template <class Put>
+__device__ __forceinline__ void rope_head(
+    const float* x, const float* norm, float eps, const float2* rotation, int head_dim, int lane, Put put) {
+    const float inverse = inverse_rms(x, norm, eps, head_dim, lane);
+    const int half = head_dim / 2;
+    for (int i = lane; i < half; i += 32) {
+        float a = x[i] * inverse, b = x[i + half] * inverse;
+        if (norm) a *= norm[i], b *= norm[i + half];
+        const float2 turn = rotation[i];
+        put(i, a * turn.x - b * turn.y);
+        put(i + half, b * turn.x + a * turn.y);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ cache
+
+__device__ __forceinline__ size_t kv_row(const KvLayer& kv, int block, int is_v, int head, int token) {
+    return ((size_t(block) * 2 + is_v) * kv.kv_heads + head) * KV_BLOCK + token;  // also the index of its scale
+}
+
+// e4m3, rounded to nearest even; |v| is at most 448 here.
+__device__ __forceinline__ u8 to_e4m3(float v) {
+    const u32 sign = __float_as_uint(v) >> 24 & 0x80;
+    const float magnitude = fabsf(v);
+    if (magnitude < 0.015625f) return u8(sign | u32(rintf(magnitude * 512)));  // subnormal, in steps of 2^-9
+    const u32 bits = __float_as_uint(magnitude);
+    const u32 rounded = bits + 0x7ffff + (bits >> 20 & 1);
+    return u8(sign | ((rounded >> 20) - (120 << 3)));
+}
+
+// Two e4m3 in bytes 1 and 3 of a word become two bf16; bytes 0 and 2 do not count. The exponent moves down by four bits, and
+// the product mends its bias (and makes normal numbers of subnormal ones).
+__device__ __forceinline__ u32 bf16_of_e4m3(u32 spread) {
+    const u32 bits = (spread & 0x80008000u) | (spread >> 4 & 0x07f007f0u);
+    u32 result;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(bits), "r"(0x7b807b80u), "r"(0x80008000u));
+    return result;
+}
+
+__device__ __forceinline__ float float_of_e4m3(u8 code) {
+    return __uint_as_float(u32(code & 0x80) << 24 | u32(code & 0x7f) << 20) * 0x1p120f;
+}
+
+// A warp writes one head of a token, f32 in shared memory, as the cache keeps it, to `to` [head_dim] (head_dim is even).
+// Returns the scale, 1 with bf16.
+template <bool FP8>
+__device__ __forceinline__ float encode_head(const float* head, u8* to, int head_dim, int lane) {
+    float scale = 1, inverse = 1;
+    if (FP8) {
+        float top = 0;
+        for (int i = lane; i < head_dim; i += 32) top = fmaxf(top, fabsf(head[i]));
+        // A power of two, so that a code times its scale is exact in bf16: the least with |head| / scale <= 448 = 1.75 * 2^8.
+        const u32 bits = max(__float_as_uint(warp_max(top)), 16u << 23);
+        const u32 exponent = (bits >> 23) - 8 + ((bits & 0x7fffff) > 0x600000);
+        scale = __uint_as_float(exponent << 23);
+        inverse = __uint_as_float((254 - exponent) << 23);
+    }
+    for (int i = lane * 2; i < head_dim; i += 64) {
+        const float low = head[i], high = head[i + 1];
+        if (FP8) {
+            *reinterpret_cast<u16*>(to + i) = u16(to_e4m3(low * inverse) | to_e4m3(high * inverse) << 8);
+        } else {
+            *reinterpret_cast<u32*>(to + i * 2) = pack_bf16(low, high);
+        }
+    }
+    return scale;
+}
