@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::shell::{cargo, run, works};
-use crate::{peers, root, suites, tidy};
+use crate::{kernels, peers, root, suites, tidy};
 
 const FUZZ: [&str; 2] = ["--manifest-path", "fuzz/Cargo.toml"];
 
@@ -17,6 +17,7 @@ pub(crate) fn ci() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--", "--check"]))?;
     tidy::tidy(&root)?;
     licences()?;
+    kernels::kernels(&root, &kernels::Options::ci())?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked"]).args(DENY_WARNINGS))?;
     run(cargo().env("RUSTDOCFLAGS", "--deny warnings").args([
         "doc",

@@ -3,6 +3,7 @@
 mod suites;
 mod ci;
 mod tidy;
+mod kernels;
 mod peers;
 mod soak;
 mod kill;
@@ -21,6 +22,10 @@ cargo xtask <COMMAND>
   test                 build everything and run every test that needs no more than Rust
   ci                   what CI runs: rustfmt, clippy, rustdoc, tidy, the fuzz targets' build, the demo, then test
   tidy                 rules of the repository: paths in documents, layers, unsafe, sizes, versions
+  kernels [--report] [--disassemble] [--offline-check] [--only FILE] [--target TARGET]
+                       compile crates/cuda/kernels into crates/cuda/images, where the build finds them, and check
+                       registers and local memory; with --report print them, with --disassemble look for instructions;
+                       --offline-check compiles nothing (the first time: about 100 MB of compiler, into target/nvrtc)
   peers                every fixture through the binary, its artefacts through transformers + bitsandbytes
                        (the first time: about 1 GB of Python packages, into target/peers)
   soak [--cases N] [--kills N] [--runs N]
@@ -49,6 +54,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["test"] => suites::test(),
         ["ci"] => ci::ci(),
         ["tidy"] => tidy::tidy(&root),
+        ["kernels", options @ ..] => kernels::kernels(&root, &kernels::Options::parse(options)?),
         ["peers"] => peers::peers(&root),
         ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),
         ["plot", input, output] => plot::plot(Path::new(input), Path::new(output)),
