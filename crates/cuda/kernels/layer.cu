@@ -1,0 +1,230 @@
+// What lies between the matrix products: embedding, RMS norms, routing to experts and the sum over experts.
+//
+// All are bound by latency for few rows, by the bytes of their rows for many. A row is one block's work; norms are
+// summed in a fixed order. Activations are never read through the read-only path: an earlier kernel may still be
+// writing them when this one starts.
+#include "reduce.cuh"
+
+constexpr int ROW_THREADS = 256;
+constexpr int KEPT = 2;                 // chunks of 8 columns that a thread keeps in registers: 4,096 columns a row
+constexpr int STEP = ROW_THREADS * 8;
+constexpr u32 MAX_CHOICES = 16;         // experts of a token
+
+struct Chunk {
+    float v[8];
+};
+
+// Columns col .. col + 7 of a row; those from `cols` on are zero. `aligned`: rows begin at multiples of 16 bytes.
+__device__ __forceinline__ Chunk load_chunk(const float* row, u32 col, u32 cols, bool aligned) {
+    Chunk c;
+    if (aligned && col + 8 <= cols) {
+        const float4 a = *reinterpret_cast<const float4*>(row + col);
+        const float4 b = *reinterpret_cast<const float4*>(row + col + 4);
+        c = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i) c.v[i] = col + i < cols ? row[col + i] : 0.0f;
+    }
+    return c;
+}
+
+__device__ __forceinline__ Chunk load_chunk(const __nv_bfloat16* row, u32 col, u32 cols, bool aligned) {
+    Chunk c;
+    if (aligned && col + 8 <= cols) {
+        const uint4 raw = *reinterpret_cast<const uint4*>(row + col);
+        const u32 words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            c.v[2 * i] = __uint_as_float(words[i] << 16);
+            c.v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+        }
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i) c.v[i] = col + i < cols ? __bfloat162float(row[col + i]) : 0.0f;
+    }
+    return c;
+}
+
+__device__ __forceinline__ void store_chunk(float* row, u32 col, u32 cols, bool aligned, const Chunk& c) {
+    if (aligned && col + 8 <= cols) {
+        *reinterpret_cast<float4*>(row + col) = make_float4(c.v[0], c.v[1], c.v[2], c.v[3]);
+        *reinterpret_cast<float4*>(row + col + 4) = make_float4(c.v[4], c.v[5], c.v[6], c.v[7]);
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 8; ++i)
+            if (col + i < cols) row[col + i] = c.v[i];
+    }
+}
+
+__device__ __forceinline__ u32 bf16_pair(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const u32*>(&pair);
+}
+
+__device__ __forceinline__ uint4 to_bf16(const Chunk& c) {
+    return make_uint4(bf16_pair(c.v[0], c.v[1]), bf16_pair(c.v[2], c.v[3]), bf16_pair(c.v[4], c.v[5]),
+                      bf16_pair(c.v[6], c.v[7]));
+}
+
+__device__ __forceinline__ float squares(const Chunk& c) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum = fmaf(c.v[i], c.v[i], sum);
+    return sum;
+}
+
+struct Norm {
+    const float* weight;  // null: no norm, the row is only converted
+    float eps;
+    u32 k;                // columns of the row
+    u32 k_pad;            // columns to produce; those from k on are zero
+};
+
+// out(col, chunk) for every chunk of the normed row. `first(col)` gives a chunk of the row, once; `again(col)` gives it
+// again where a row is longer than the registers hold.
+template <class First, class Again, class Out>
+__device__ __forceinline__ void norm_row(const Norm& norm, First first, Again again, Out out) {
+    Chunk kept[KEPT] = {}, weight[KEPT] = {};
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < KEPT; ++i) {
+        const u32 col = i * STEP + threadIdx.x * 8;
+        if (col >= norm.k) continue;
+        kept[i] = first(col);
+        if (norm.weight) weight[i] = load_chunk(norm.weight, col, norm.k, true);
+        sum += squares(kept[i]);
+    }
+    for (u32 col = KEPT * STEP + threadIdx.x * 8; col < norm.k; col += STEP) sum += squares(first(col));
+    __shared__ float parts[32];
+    const float scale = norm.weight ? 1.0f / sqrtf(block_sum(sum, parts) / float(norm.k) + norm.eps) : 1.0f;
+    auto scaled = [&](Chunk c, const Chunk& w) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) c.v[i] = norm.weight ? c.v[i] * scale * w.v[i] : c.v[i];
+        return c;
+    };
+#pragma unroll
+    for (int i = 0; i < KEPT; ++i) {
+        const u32 col = i * STEP + threadIdx.x * 8;
+        if (col < norm.k_pad) out(col, scaled(kept[i], weight[i]));
+    }
+    for (u32 col = KEPT * STEP + threadIdx.x * 8; col < norm.k_pad; col += STEP) {
+        if (col >= norm.k) out(col, Chunk{});
+        else out(col, scaled(again(col), norm.weight ? load_chunk(norm.weight, col, norm.k, true) : Chunk{}));
+    }
+}
+
+__device__ __forceinline__ void store_group_chunk(void* x_groups, u32 row, u32 col, u32 groups, uint4 chunk) {
+    *reinterpret_cast<uint4*>(static_cast<char*>(x_groups) + group_offset(row, col, groups)) = chunk;
+}
+
+__device__ __forceinline__ void zero_group_row(void* x_groups, u32 row, u32 k_pad, u32 groups) {
+    for (u32 col = threadIdx.x * 8; col < k_pad; col += STEP)
+        store_group_chunk(x_groups, row, col, groups, make_uint4(0, 0, 0, 0));
+}
+
+// hidden[t] = table[tokens[t]]. table bf16 [vocab][hidden_size] in device or mapped host memory, hidden f32 [rows][ld].
+// Every token is below vocab. Grid: rows. Block: 256.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
+embed(const __nv_bfloat16* table, const int* tokens, float* hidden, u32 hidden_size, u32 ld) {
+    let_next_start();
+    wait_for_previous();
+    const __nv_bfloat16* from = table + u64(tokens[blockIdx.x]) * hidden_size;
+    float* to = hidden + u64(blockIdx.x) * ld;
+    for (u32 col = threadIdx.x * 8; col < hidden_size; col += STEP)
+        store_chunk(to, col, hidden_size, ld % 4 == 0, load_chunk(from, col, hidden_size, hidden_size % 8 == 0));
+}
+
+// x_groups[slot] = bf16(norm(x[row])), in groups form, columns [k, k_pad) zero. x f32 [..][ldx]; row = row_index[t],
+// or t where row_index is null. norm_weight null: conversion only. Block: 256.
+//   choices = 0: slot = t. Grid: rows rounded up to 8; the rows added are zeroed.
+//   choices > 0: every slot in pair_slot[t * choices ..]. Grid: rows + experts; the experts' padding slots are zeroed.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
+norm_groups(const float* x, u32 ldx, const int* row_index, u32 rows, const float* norm_weight, float eps, u32 k,
+            u32 k_pad, Routes routes, u32 choices, void* x_groups, u32 groups) {
+    let_next_start();
+    wait_for_previous();
+    const u32 t = blockIdx.x;
+    if (t >= rows) {
+        const u32 expert = t - rows;
+        const u32 from = choices ? routes.expert_start[expert] + routes.expert_count[expert] : t;
+        const u32 to = choices ? routes.expert_start[expert + 1] : t + 1;
+        for (u32 slot = from; slot < to; ++slot) zero_group_row(x_groups, slot, k_pad, groups);
+        return;
+    }
+    const u32 copies = max(choices, 1u);
+    __shared__ u32 slots[MAX_CHOICES];
+    if (threadIdx.x < copies) slots[threadIdx.x] = choices ? routes.pair_slot[t * choices + threadIdx.x] : t;
+    __syncthreads();
+    const float* row = x + u64(row_index ? row_index[t] : t) * ldx;
+    auto load = [&](u32 col) { return load_chunk(row, col, k, ldx % 4 == 0); };
+    norm_row(Norm{norm_weight, eps, k, k_pad}, load, load, [&](u32 col, const Chunk& c) {
+        const uint4 chunk = to_bf16(c);
+        for (u32 j = 0; j < copies; ++j) store_group_chunk(x_groups, slots[j], col, groups, chunk);
+    });
+}
+
+// out[t] = norm(x[row]) in f32, [rows][ldo]; as norm_groups otherwise. Null norm_weight: gathers rows. Grid: rows.
+// Block: 256.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
+norm_rows(const float* x, u32 ldx, const int* row_index, const float* norm_weight, float eps, u32 k, float* out,
+          u32 ldo) {
+    let_next_start();
+    wait_for_previous();
+    const float* row = x + u64(row_index ? row_index[blockIdx.x] : blockIdx.x) * ldx;
+    float* to = out + u64(blockIdx.x) * ldo;
+    auto load = [&](u32 col) { return load_chunk(row, col, k, ldx % 4 == 0); };
+    norm_row(Norm{norm_weight, eps, k, k}, load, load,
+             [&](u32 col, const Chunk& c) { store_chunk(to, col, k, ldo % 4 == 0, c); });
+}
+
+// hidden[t] += sum over the token's choices, in their order, of slot_weight * y[slot]; choices = 0: hidden[t] += y[t].
+// Then, unless x_groups is null, x_groups[t] = bf16(norm(hidden[t])) as norm_groups with choices = 0 writes it.
+// hidden f32 [rows][ld], y f32 or bf16 [slots][ldy], n columns. Grid: rows, rounded up to 8 with x_groups. Block: 256.
+template <class Y>
+__device__ __forceinline__ void combine(float* hidden, u32 ld, const Y* y, u32 ldy, u32 n, u32 rows, Routes routes,
+                                        u32 choices, const float* norm_weight, float eps, u32 k_pad, void* x_groups,
+                                        u32 groups) {
+    let_next_start();
+    wait_for_previous();
+    const u32 t = blockIdx.x, parts = max(choices, 1u);
+    if (t >= rows) return zero_group_row(x_groups, t, k_pad, groups);
+    __shared__ u32 slots[MAX_CHOICES];
+    __shared__ float weights[MAX_CHOICES];
+    if (threadIdx.x < parts) {
+        const u32 slot = choices ? routes.pair_slot[t * choices + threadIdx.x] : t;
+        slots[threadIdx.x] = slot;
+        weights[threadIdx.x] = choices ? routes.slot_weight[slot] : 1.0f;
+    }
+    __syncthreads();
+    float* row = hidden + u64(t) * ld;
+    const bool aligned = ld % 4 == 0, y_aligned = ldy % (16 / sizeof(Y)) == 0;
+    auto sum = [&](u32 col) {
+        Chunk total = load_chunk(row, col, n, aligned);
+#pragma unroll 2
+        for (u32 j = 0; j < parts; ++j) {
+            const Chunk part = load_chunk(y + u64(slots[j]) * ldy, col, n, y_aligned);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) total.v[i] = fmaf(weights[j], part.v[i], total.v[i]);
+        }
+        store_chunk(row, col, n, aligned, total);
+        return total;
+    };
+    if (!x_groups) {
+        for (u32 col = threadIdx.x * 8; col < n; col += STEP) sum(col);
+        return;
+    }
+    norm_row(Norm{norm_weight, eps, n, k_pad}, sum, [&](u32 col) { return load_chunk(row, col, n, aligned); },
+             [&](u32 col, const Chunk& c) { store_group_chunk(x_groups, t, col, groups, to_bf16(c)); });
+}
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
+combine_f32(float* hidden, u32 ld, const float* y, u32 ldy, u32 n, u32 rows, Routes routes, u32 choices,
+            const float* norm_weight, float eps, u32 k_pad, void* x_groups, u32 groups) {
+    combine(hidden, ld, y, ldy, n, rows, routes, choices, norm_weight, eps, k_pad, x_groups, groups);
+}
+
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
+combine_bf16(float* hidden, u32 ld, const __nv_bfloat16* y, u32 ldy, u32 n, u32 rows, Routes routes, u32 choices,
+             const float* norm_weight, float eps, u32 k_pad, void* x_groups, u32 groups) {
+    combine(hidden, ld, y, ldy, n, rows, routes, choices, norm_weight, eps, k_pad, x_groups, groups);
+}

@@ -1,0 +1,495 @@
+// From logits to tokens: the most probable one, or a draw after temperature, min_p, top_k and top_p, in the order of
+// crates/engine/src/sampler.rs.
+//
+// A row is cut into chunks of 4,096 logits, a block each. `sample_chunks` finds the largest logit; `sample_draw` turns
+// logits into weights and the last block of a row to finish chooses. Weights are integers, so that their sums do not
+// depend on the order of addition: exp((logit - max) / temperature) in units of 2^-39, which the CPU has as f32. Other
+// differences from the CPU: a token whose weight rounds to zero (e^-27.7 of the largest) is never drawn; tokens of
+// equal f32 weight but different logits are ordered by logit, not by id. Without top_k and top_p tokens are drawn in
+// the order of their ids, else from the most probable on (ties: the lower id first), as on the CPU.
+//
+// top_k and top_p need an order, but only near where they cut: tokens are counted in 2,048 bins of equal width below
+// the largest logit, and only the bins in which a cut or the draw falls are sorted.
+#include "reduce.cuh"
+
+constexpr u32 THREADS = 512;
+constexpr u32 PER_THREAD = 8;
+constexpr u32 CHUNK = THREADS * PER_THREAD;
+constexpr u32 BINS = 2048;
+constexpr u32 LIST = 1024;                     // tokens that are sorted at a time
+constexpr float RANGE = 28.0f;                 // e^-28 < 2^-40: beyond, weights are zero
+constexpr float ONE = 0x1p39f;                 // 4,096 low or high halves of weights fit 32 bits, 2^24 weights 64
+constexpr u32 LOW_BITS = 20;
+
+enum SampleFlags : u32 { HAS_NAN = 1, HAS_INF = 2, NO_CANDIDATE = 4 };  // +inf; no logit above -inf
+
+struct SampleParams {
+    double uniform;       // in [0, 1)
+    float temperature;    // 0: the most probable token
+    u32 top_k;            // 0: all
+    float top_p;          // in (0, 1]
+    float min_p;          // in [0, 1]
+};
+
+// What is known of some of a row's logits.
+struct Extent {
+    float max;            // -inf if there is none above it
+    u32 id;               // of the first logit that large; 0 if there is none
+    float min;            // of those above -inf
+    float sum;            // of exp(logit - max)
+    u32 flags;
+    u32 unused[3];
+};
+
+struct Workspace {
+    Extent* extents;      // [rows][chunks]
+    u64* weights;         // [rows][BINS]
+    u32* counts;          // [rows][BINS]
+    u64* chunk_weights;   // [rows][chunks]
+    u32* finished;        // [rows], 0 before the first launch; every launch leaves it at 0
+};
+
+struct Outputs {
+    int* tokens;          // [rows]
+    float* logprobs;      // [rows]: of the token, by the logits as they are
+    u32* flags;           // [rows]: SampleFlags
+};
+
+__device__ __forceinline__ u32 chunks_of(u32 vocab) { return (vocab + CHUNK - 1) / CHUNK; }
+
+// Eight logits of one thread, ids first .. first + 7; those from `vocab` on are -inf.
+struct Logits {
+    float v[PER_THREAD];
+    __device__ __forceinline__ Logits(const float* row, u32 first, u32 vocab, bool aligned) {
+        if (aligned && first + PER_THREAD <= vocab) {
+#pragma unroll
+            for (u32 i = 0; i < PER_THREAD; i += 4) {
+                const float4 four = __ldcg(reinterpret_cast<const float4*>(row + first + i));
+                v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+            }
+        } else {
+#pragma unroll
+            for (u32 i = 0; i < PER_THREAD; ++i) v[i] = first + i < vocab ? __ldcg(row + first + i) : -INFINITY;
+        }
+    }
+};
+
+// A float as an integer of the same order. -0 becomes 0, so that equal logits are equal integers.
+__device__ __forceinline__ u32 ordered(float v) {
+    const u32 bits = __float_as_uint(v + 0.0f);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float unordered(u32 v) {
+    return __uint_as_float(v & 0x80000000u ? v & 0x7fffffffu : ~v);
+}
+
+__device__ __forceinline__ Extent nothing() { return {-INFINITY, 0, INFINITY, 0, 0}; }
+
+// The extent of what the lanes of a warp have, the same in every lane. `sum` is kept relative to `max`.
+__device__ __forceinline__ Extent warp_join(const Extent& e) {
+    Extent all;
+    const u32 own = ordered(e.max), top = __reduce_max_sync(ALL_LANES, own);
+    all.max = unordered(top);
+    all.id = __reduce_min_sync(ALL_LANES, own == top ? e.id : ALL_LANES);
+    all.min = unordered(__reduce_min_sync(ALL_LANES, ordered(e.min)));
+    all.sum = warp_sum(e.max == all.max ? e.sum : e.sum * expf(e.max - all.max));
+    all.flags = __reduce_or_sync(ALL_LANES, e.flags);
+    return all;
+}
+
+__device__ __forceinline__ Extent extent_of(const Logits& logits, u32 first) {
+    Extent e = nothing();
+#pragma unroll
+    for (u32 i = 0; i < PER_THREAD; ++i) {
+        const float v = logits.v[i];
+        if (isnan(v)) e.flags |= HAS_NAN;
+        if (v == INFINITY) e.flags |= HAS_INF;
+        if (v > -INFINITY) e.min = fminf(e.min, v);
+        if (v > e.max) e.max = v, e.id = first + i;
+    }
+    const float top = e.max == -INFINITY ? 0.0f : e.max;
+#pragma unroll
+    for (u32 i = 0; i < PER_THREAD; ++i) e.sum += expf(logits.v[i] - top);
+    return e;
+}
+
+// The extent of the block's chunk, in every thread.
+__device__ __forceinline__ Extent chunk_extent(const float* row, u32 vocab, bool aligned) {
+    __shared__ Extent parts[THREADS / 32];
+    const u32 first = blockIdx.x * CHUNK + threadIdx.x * PER_THREAD, lane = threadIdx.x % 32;
+    const Extent e = warp_join(extent_of(Logits(row, first, vocab, aligned), first));
+    if (lane == 0) parts[threadIdx.x / 32] = e;
+    __syncthreads();
+    return warp_join(lane < THREADS / 32 ? parts[lane] : nothing());
+}
+
+// The extent of a row from those of its chunks, in every lane of the calling warp.
+__device__ __forceinline__ Extent row_extent(const Extent* extents, u32 chunks) {
+    Extent e = nothing();
+    for (u32 first = 0; first < chunks; first += 32) {
+        const u32 i = first + threadIdx.x % 32;
+        Extent part = nothing();
+        if (i < chunks) {
+            const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(extents + i));
+            part = {__uint_as_float(raw.x), raw.y, __uint_as_float(raw.z), __uint_as_float(raw.w),
+                    __ldcg(&extents[i].flags)};
+        }
+        part = warp_join(part);
+        e = first == 0 ? part : warp_join(threadIdx.x % 32 == 0 ? e : threadIdx.x % 32 == 1 ? part : nothing());
+    }
+    if (e.max == -INFINITY) e.flags |= NO_CANDIDATE;
+    return e;
+}
+
+__device__ __forceinline__ void write_token(const Outputs& outputs, u32 row, const Extent& e, u32 token, float logit) {
+    outputs.tokens[row] = token;
+    outputs.logprobs[row] = logit - (e.max + logf(e.sum));
+    outputs.flags[row] = e.flags;
+}
+
+// Counts the block in; true, in every thread, for the last block of the row. What the others wrote before is then
+// visible.
+__device__ __forceinline__ bool last_of_row(u32* finished) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(finished, 1) == gridDim.x - 1;
+        if (last) *finished = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+// tokens[r] = the largest logit's id (ties: the lowest; 0 if there is no logit above -inf), its log-probability and
+// flags. logits f32 [rows][ld]. Grid: (chunks of 4,096, rows). Block: 512. Bound by latency for a few rows, then by
+// reading.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+argmax(const float* logits, u32 ld, u32 vocab, Workspace workspace, Outputs outputs) {
+    let_next_start();
+    wait_for_previous();
+    const u32 row = blockIdx.y, chunks = gridDim.x;
+    Extent* extents = workspace.extents + u64(row) * chunks;
+    Extent e = chunk_extent(logits + u64(row) * ld, vocab, ld % 4 == 0);
+    if (threadIdx.x == 0) extents[blockIdx.x] = e;
+    if (!last_of_row(workspace.finished + row) || threadIdx.x >= 32) return;
+    e = row_extent(extents, chunks);
+    if (threadIdx.x == 0) write_token(outputs, row, e, e.id, e.max);
+}
+
+// The first of the two kernels of a draw: extents of chunks, and bins set to zero. Grid and block as argmax.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+sample_chunks(const float* logits, u32 ld, u32 vocab, Workspace workspace) {
+    let_next_start();
+    wait_for_previous();
+    const u32 row = blockIdx.y;
+    for (u32 bin = blockIdx.x * THREADS + threadIdx.x; bin < BINS; bin += gridDim.x * THREADS) {
+        workspace.weights[u64(row) * BINS + bin] = 0;
+        workspace.counts[u64(row) * BINS + bin] = 0;
+    }
+    const Extent e = chunk_extent(logits + u64(row) * ld, vocab, ld % 4 == 0);
+    if (threadIdx.x == 0) workspace.extents[u64(row) * gridDim.x + blockIdx.x] = e;
+}
+
+// How a logit becomes a weight and a bin. Bins descend with the logit: bin 0 has the largest.
+struct Scale {
+    float max, inverse_temperature, threshold, bins_per_logit;
+    __device__ __forceinline__ Scale(const SampleParams& params, const Extent& e) {
+        max = e.max;
+        inverse_temperature = fminf(1.0f / params.temperature, 3e38f);  // finite: 0 times it is 0
+        threshold = params.min_p > 0 ? logf(params.min_p) * params.temperature + e.max : -INFINITY;
+        bins_per_logit = float(BINS) / fmaxf(fminf(e.max - e.min, RANGE * params.temperature), 1e-30f);
+    }
+    // 0: no candidate.
+    __device__ __forceinline__ u64 weight(float logit) const {
+        return logit >= threshold ? __float2ull_rn(expf((logit - max) * inverse_temperature) * ONE) : 0;
+    }
+    __device__ __forceinline__ u32 bin(float logit) const {
+        return min(__float2uint_rz((max - logit) * bins_per_logit), BINS - 1);
+    }
+};
+
+// --------------------------------------------------------------------------------------------- the last block of a row
+
+// Tokens as integers that descend with their rank: larger logits first, of equal ones the lower id.
+__device__ __forceinline__ u64 key_of(float logit, u32 id) { return u64(ordered(logit)) << 32 | u32(~id); }
+__device__ __forceinline__ u32 id_of(u64 key) { return ~u32(key); }
+__device__ __forceinline__ float logit_of(u64 key) { return unordered(u32(key >> 32)); }
+
+// Where tokens, taken in order, first reach a count or a weight: the last token taken, and the weight of all taken.
+struct Cut {
+    u64 key;
+    u64 weight;
+};
+
+// A row's tokens in order, as far as they have been sorted.
+struct Ranking {
+    u32 cumulative_count[BINS];   // tokens up to and including a bin
+    u64 cumulative_weight[BINS];
+    u64 keys[LIST];
+    u64 weights[LIST];            // cumulative over the row
+    u64 parts[32];
+    u32 count_parts[32];
+    u32 first_bin, end_bin;       // bins that `keys` holds
+    u32 length;
+    u32 found_bin, found;         // where a cut is: the bin, the place in the list
+    u64 total;
+    u64 common, any;              // bits that all keys, or any of them, have
+};
+
+struct Row {
+    const float* logits;
+    u32 vocab;
+    bool aligned;
+    Scale scale;
+
+    // use(logit, id, weight) for every candidate of bins first .. last, by all threads.
+    template <class Use>
+    __device__ __forceinline__ void for_bins(u32 first, u32 last, Use use) const {
+        constexpr u32 IN_FLIGHT = 2;
+        for (u32 at = threadIdx.x * PER_THREAD; at < vocab; at += IN_FLIGHT * CHUNK) {
+            const Logits ahead[IN_FLIGHT] = {{logits, at, vocab, aligned}, {logits, at + CHUNK, vocab, aligned}};
+#pragma unroll
+            for (u32 i = 0; i < IN_FLIGHT * PER_THREAD; ++i) {
+                const float logit = ahead[i / PER_THREAD].v[i % PER_THREAD];
+                const u32 bin = scale.bin(logit);
+                if (bin < first || bin > last) continue;
+                const u64 weight = scale.weight(logit);
+                if (weight) use(logit, at + i / PER_THREAD * CHUNK + i % PER_THREAD, weight);
+            }
+        }
+    }
+};
+
+// Sorts keys[0 .. size) from the largest down; size a power of two.
+__device__ __forceinline__ void sort_descending(u64* keys, u32 size) {
+    for (u32 run = 2; run <= size; run *= 2) {
+        for (u32 step = run / 2; step; step /= 2) {
+            __syncthreads();
+            for (u32 i = threadIdx.x; i < size / 2; i += THREADS) {
+                const u32 low = i / step * step * 2 + i % step, high = low + step;
+                const u64 a = keys[low], b = keys[high];
+                if ((a < b) == ((low & run) == 0)) keys[low] = b, keys[high] = a;
+            }
+        }
+    }
+    __syncthreads();
+}
+
+// Sorts the tokens of `bin`, and of all before it where they fit, into the list.
+__device__ __forceinline__ void cover(Ranking& r, const Row& row, u32 bin) {
+    if (bin >= r.first_bin && bin < r.end_bin) return;
+    const u32 first = r.cumulative_count[bin] <= LIST ? 0 : bin;
+    __syncthreads();
+    if (threadIdx.x == 0) r.first_bin = first, r.end_bin = bin + 1, r.length = 0;
+    __syncthreads();
+    row.for_bins(first, bin, [&](float logit, u32 id, u64) { r.keys[atomicAdd(&r.length, 1)] = key_of(logit, id); });
+    __syncthreads();
+    u32 size = 2;
+    while (size < r.length) size *= 2;
+    for (u32 i = r.length + threadIdx.x; i < size; i += THREADS) r.keys[i] = 0;
+    sort_descending(r.keys, size);
+    constexpr u32 RUN = LIST / THREADS;
+    u64 own[RUN], sum = 0;
+#pragma unroll
+    for (u32 i = 0; i < RUN; ++i) {
+        const u32 at = threadIdx.x * RUN + i;
+        sum += own[i] = at < r.length ? row.scale.weight(logit_of(r.keys[at])) : 0;
+    }
+    u64 before = block_scan_exclusive(sum, r.parts) + (first ? r.cumulative_weight[first - 1] : 0);
+#pragma unroll
+    for (u32 i = 0; i < RUN; ++i) r.weights[threadIdx.x * RUN + i] = before += own[i];
+    __syncthreads();
+}
+
+// r.common and r.any of the tokens of a bin.
+__device__ __forceinline__ void common_bits(Ranking& r, const Row& row, u32 bin) {
+    if (threadIdx.x == 0) r.common = ~u64(0), r.any = 0;
+    __syncthreads();
+    u64 common = ~u64(0), any = 0;
+    row.for_bins(bin, bin, [&](float logit, u32 id, u64) { common &= key_of(logit, id), any |= key_of(logit, id); });
+    common = u64(__reduce_and_sync(ALL_LANES, u32(common >> 32))) << 32 | __reduce_and_sync(ALL_LANES, u32(common));
+    any = u64(__reduce_or_sync(ALL_LANES, u32(any >> 32))) << 32 | __reduce_or_sync(ALL_LANES, u32(any));
+    if (threadIdx.x % 32 == 0) {
+        atomicAnd(&r.common, common);
+        atomicOr(&r.any, any);
+    }
+    __syncthreads();
+}
+
+// The slow way for a bin with more tokens than the list holds (many equal logits): the key is built bit by bit, each
+// time counting again which tokens are at least as large.
+template <class Reached>
+__device__ __forceinline__ Cut search(Ranking& r, const Row& row, u32 bin, Reached reached) {
+    const u32 count_before = bin ? r.cumulative_count[bin - 1] : 0;
+    const u64 weight_before = bin ? r.cumulative_weight[bin - 1] : 0;
+    common_bits(r, row, bin);
+    Cut cut{r.common, r.cumulative_weight[bin]};
+    for (u64 bit = u64(1) << 63; bit; bit /= 2) {
+        if (!((r.any & ~r.common) & bit)) continue;
+        u32 count = 0;
+        u64 weight = 0;
+        row.for_bins(bin, bin, [&](float logit, u32 id, u64 own) {
+            if (key_of(logit, id) >= (cut.key | bit)) ++count, weight += own;
+        });
+        count = count_before + block_scan_exclusive(count, r.count_parts) + count;
+        weight = weight_before + block_scan_exclusive(weight, r.parts) + weight;
+        __syncthreads();
+        if (threadIdx.x == THREADS - 1) r.found = reached(count, weight), r.total = weight;
+        __syncthreads();
+        if (r.found) cut = {cut.key | bit, r.total};
+    }
+    return cut;
+}
+
+// The first cut at which reached(tokens taken, their weight); true of all tokens together, and monotone.
+template <class Reached>
+__device__ __forceinline__ Cut find(Ranking& r, const Row& row, Reached reached) {
+    constexpr u32 RUN = BINS / THREADS;
+    __syncthreads();
+    for (u32 bin = threadIdx.x * RUN; bin < threadIdx.x * RUN + RUN; ++bin)
+        if (reached(r.cumulative_count[bin], r.cumulative_weight[bin]) &&
+            !(bin && reached(r.cumulative_count[bin - 1], r.cumulative_weight[bin - 1])))
+            r.found_bin = bin;
+    __syncthreads();
+    const u32 bin = r.found_bin, before = bin ? r.cumulative_count[bin - 1] : 0;
+    if (r.cumulative_count[bin] - before > LIST) return search(r, row, bin, reached);
+    cover(r, row, bin);
+    const u32 taken = r.first_bin ? r.cumulative_count[r.first_bin - 1] : 0;
+    const u64 weight = r.first_bin ? r.cumulative_weight[r.first_bin - 1] : 0;
+    for (u32 i = threadIdx.x; i < r.length; i += THREADS)
+        if (reached(taken + i + 1, r.weights[i]) && !reached(taken + i, i ? r.weights[i - 1] : weight)) r.found = i;
+    __syncthreads();
+    return {r.keys[r.found], r.weights[r.found]};
+}
+
+__device__ __forceinline__ u64 ceiling(double v) { return u64(ceil(v)); }
+
+// Draws from what top_k and top_p leave, in order of probability.
+__device__ __forceinline__ u64 draw_ranked(Ranking& r, const Row& row, const SampleParams& params, const u64* weights,
+                                           const u32* counts) {
+    constexpr u32 RUN = BINS / THREADS;
+    u32 own_counts[RUN], count = 0;
+    u64 own_weights[RUN], weight = 0;
+#pragma unroll
+    for (u32 i = 0; i < RUN; ++i) {
+        count += own_counts[i] = __ldcg(counts + threadIdx.x * RUN + i);
+        weight += own_weights[i] = __ldcg(weights + threadIdx.x * RUN + i);
+    }
+    if (threadIdx.x == 0) r.first_bin = r.end_bin = 0;
+    count = block_scan_exclusive(count, r.count_parts);
+    weight = block_scan_exclusive(weight, r.parts);
+#pragma unroll
+    for (u32 i = 0; i < RUN; ++i) {
+        r.cumulative_count[threadIdx.x * RUN + i] = count += own_counts[i];
+        r.cumulative_weight[threadIdx.x * RUN + i] = weight += own_weights[i];
+    }
+    __syncthreads();
+    u64 total = r.cumulative_weight[BINS - 1];
+    if (params.top_k && params.top_k < r.cumulative_count[BINS - 1])
+        total = find(r, row, [&](u32 taken, u64) { return taken >= params.top_k; }).weight;
+    if (params.top_p < 1) {
+        const u64 wanted = min(max(ceiling(double(params.top_p) * double(total)), u64(1)), total);
+        total = find(r, row, [&](u32, u64 sum) { return sum >= wanted; }).weight;
+    }
+    const u64 target = min(u64(params.uniform * double(total)), total - 1);
+    return find(r, row, [&](u32, u64 sum) { return sum > target; }).key;
+}
+
+// Draws in the order of ids: first the chunk, then the thread, then the token.
+__device__ __forceinline__ u64 draw_by_id(Ranking& r, const Row& row, const SampleParams& params,
+                                          const u64* chunk_weights) {
+    __shared__ u32 chunk;
+    __shared__ u64 rest, key;
+    const u32 run = (gridDim.x + THREADS - 1) / THREADS, from = threadIdx.x * run, to = min(from + run, gridDim.x);
+    u64 own = 0;
+    for (u32 i = from; i < to; ++i) own += __ldcg(chunk_weights + i);
+    u64 reached = block_scan_exclusive(own, r.parts);
+    if (threadIdx.x == THREADS - 1) r.total = reached + own;
+    __syncthreads();
+    const u64 target = min(u64(params.uniform * double(r.total)), r.total - 1);
+    for (u32 i = from; i < to; ++i) {
+        const u64 weight = __ldcg(chunk_weights + i);
+        if (target >= reached && target < reached + weight) chunk = i, rest = target - reached;
+        reached += weight;
+    }
+    __syncthreads();
+    const u32 first = chunk * CHUNK + threadIdx.x * PER_THREAD;
+    const Logits logits(row.logits, first, row.vocab, row.aligned);
+    u64 weights[PER_THREAD], sum = 0;
+#pragma unroll
+    for (u32 i = 0; i < PER_THREAD; ++i) sum += weights[i] = row.scale.weight(logits.v[i]);
+    reached = block_scan_exclusive(sum, r.parts);
+#pragma unroll
+    for (u32 i = 0; i < PER_THREAD; ++i) {
+        if (rest >= reached && rest < reached + weights[i]) key = key_of(logits.v[i], first + i);
+        reached += weights[i];
+    }
+    __syncthreads();
+    return key;
+}
+
+// ------------------------------------------------------------------------------------------------------------ the draw
+
+// A chunk's share of the bins: in shared memory first, low and high halves of the weights apart (native atomics), then
+// what is not zero into the row's.
+__device__ __forceinline__ void add_to_bins(u32* shared, const Logits& logits, const Scale& scale, u64* weights,
+                                            u32* counts) {
+    static_assert(sizeof(Ranking) >= 3 * BINS * sizeof(u32), "the bins of a chunk lie where the ranking will");
+    u32 *count = shared, *low = shared + BINS, *high = shared + 2 * BINS;
+    for (u32 i = threadIdx.x; i < 3 * BINS; i += THREADS) shared[i] = 0;
+    __syncthreads();
+#pragma unroll
+    for (u32 i = 0; i < PER_THREAD; ++i) {
+        const u64 weight = scale.weight(logits.v[i]);
+        if (weight == 0) continue;
+        const u32 bin = scale.bin(logits.v[i]);
+        atomicAdd(count + bin, 1);
+        atomicAdd(low + bin, u32(weight) & ((1u << LOW_BITS) - 1));
+        atomicAdd(high + bin, u32(weight >> LOW_BITS));
+    }
+    __syncthreads();
+    for (u32 bin = threadIdx.x; bin < BINS; bin += THREADS) {
+        if (count[bin] == 0) continue;
+        atomicAdd(counts + bin, count[bin]);
+        atomicAdd(weights + bin, u64(low[bin]) + (u64(high[bin]) << LOW_BITS));
+    }
+}
+
+// tokens[r] drawn by params[r] from logits f32 [rows][ld]; after sample_chunks with the same arguments. vocab < 2^24.
+// A row without any logit above -inf, or with NaN or +inf, gets what argmax gives it, and its flag.
+// Grid: (chunks of 4,096, rows). Block: 512.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+sample_draw(const float* logits, u32 ld, u32 vocab, const SampleParams* all_params, Workspace workspace,
+            Outputs outputs) {
+    __shared__ __align__(16) char shared[sizeof(Ranking)];
+    let_next_start();
+    wait_for_previous();
+    const u32 row = blockIdx.y, chunks = gridDim.x;
+    const SampleParams params = all_params[row];
+    const Extent e = row_extent(workspace.extents + u64(row) * chunks, chunks);
+    if (params.temperature == 0 || e.flags) {
+        if (blockIdx.x == 0 && threadIdx.x == 0) write_token(outputs, row, e, e.id, e.max);
+        return;
+    }
+    const Row r{logits + u64(row) * ld, vocab, ld % 4 == 0, Scale(params, e)};
+    const bool ranked = params.top_k || params.top_p < 1;
+    u64 *weights = workspace.weights + u64(row) * BINS, *chunk_weights = workspace.chunk_weights + u64(row) * chunks;
+    u32* counts = workspace.counts + u64(row) * BINS;
+    Ranking& ranking = *reinterpret_cast<Ranking*>(shared);
+    const Logits own(r.logits, blockIdx.x * CHUNK + threadIdx.x * PER_THREAD, vocab, r.aligned);
+    if (ranked) {
+        add_to_bins(reinterpret_cast<u32*>(shared), own, r.scale, weights, counts);
+    } else {
+        u64 sum = 0;
+        for (u32 i = 0; i < PER_THREAD; ++i) sum += r.scale.weight(own.v[i]);
+        const u64 before = block_scan_exclusive(sum, ranking.parts);
+        if (threadIdx.x == THREADS - 1) chunk_weights[blockIdx.x] = before + sum;
+    }
+    if (!last_of_row(workspace.finished + row)) return;
+    const u64 key = ranked ? draw_ranked(ranking, r, params, weights, counts)
+                           : draw_by_id(ranking, r, params, chunk_weights);
+    if (threadIdx.x == 0) write_token(outputs, row, e, id_of(key), logit_of(key));
+}
