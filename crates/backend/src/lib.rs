@@ -13,7 +13,7 @@ pub mod reference;
 pub use cpu::{Cpu, Precision};
 pub use ops::{
     Attention, AttentionParams, Backend, Batch, GatedMlp, KV_BLOCK_SIZE, Moe, Norm, Role,
-    SequenceSpan,
+    SequenceSpan, StepLimits, Storage,
 };
 pub use quant::Dtype;
 pub use weight::{LinearWeight, Weight};
@@ -38,6 +38,9 @@ pub enum BackendError {
         /// The system's reason.
         reason: String,
     },
+    /// The device refused, or failed.
+    #[error("{0}")]
+    Device(String),
     /// A buffer does not fit into memory.
     #[error("cannot allocate {bytes} bytes for {what}; {hint}")]
     Memory {

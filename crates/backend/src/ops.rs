@@ -101,6 +101,17 @@ pub struct Batch<'a> {
     pub sequences: &'a [SequenceSpan<'a>],
 }
 
+/// How much one step may hold: what a backend makes room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepLimits {
+    /// Tokens of a step: enough to share every weight among many, few enough that their activations stay small.
+    pub tokens: usize,
+    /// Rows whose logits a step may ask for.
+    pub rows: usize,
+    /// Sequences that a step may mix.
+    pub sequences: usize,
+}
+
 impl Batch<'_> {
     /// Panics where the parts of the batch do not fit each other: a fault of the caller, never of user input.
     pub fn assert_valid(&self, vocab_size: usize, num_blocks: usize) {
@@ -126,9 +137,8 @@ impl Batch<'_> {
     }
 }
 
-/// The list of operations, as coarse as the parts of a model, so that a backend may fuse what lies inside them. Every one
-/// takes and leaves activations in buffers of the backend, and sets the rows of its output.
-pub trait Backend: Send {
+/// Where a model's weights, activations and cache lie. [`Backend`] computes with them; a planner only counts them.
+pub trait Storage: Send {
     /// Activations, `[rows, cols]`.
     type Buffer: Send;
     /// Matrices with the same input, one above the other, resident where they are computed with.
@@ -168,16 +178,30 @@ pub trait Backend: Send {
         params: &AttentionParams,
     ) -> Result<Self::KvCache, BackendError>;
 
+    /// Waits until every weight that was handed over has arrived.
+    fn finish_loading(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+/// The list of operations, as coarse as the parts of a model, so that a backend may fuse what lies inside them. Every one
+/// takes and leaves activations in buffers of the backend, and sets the rows of its output. What a device answers only
+/// later, as a failure, [`Backend::run`] returns.
+pub trait Backend: Storage {
     /// Runs the operations of one step, which computes `batch` and the logits of its `rows`. A backend may put it on
     /// threads of its own, and one that has recorded a step of the same shape may repeat that instead of calling `step`:
     /// nothing else than `batch` and `rows` may differ from call to call.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] where the device fails.
     fn run(
         &mut self,
         batch: &Batch<'_>,
         rows: &[u32],
         logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
-    ) where
+    ) -> Result<(), BackendError>
+    where
         Self: Sized;
 
     /// `out[i] = table[tokens[i]]`.

@@ -1,7 +1,7 @@
 //! A weight as it lies in host memory, before a backend takes it.
 
 use bytes::Bytes;
-use quant::{Dtype, PackedTensor};
+use quant::{Dtype, PackedTensor, Values};
 
 /// A weight matrix (or vector) in host memory, row-major.
 ///
@@ -27,6 +27,20 @@ impl Weight {
         match self {
             Weight::Dense { shape, .. } => shape,
             Weight::Packed(packed) => &packed.shape,
+        }
+    }
+
+    /// All values, row-major: for small weights.
+    ///
+    /// # Panics
+    /// If the bytes do not fit the shape.
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Weight::Packed(packed) => packed.dequantize(),
+            Weight::Dense { dtype, bytes, .. } => {
+                let values = Values::from_le_bytes(*dtype, bytes);
+                values.expect("whole elements").iter().collect()
+            }
         }
     }
 

@@ -111,6 +111,18 @@ pub(crate) struct DeviceArgs {
     /// Threads of the CPU [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
+    /// Form of keys and values on a GPU
+    #[arg(long, value_enum, default_value_t = KvChoice::Bf16)]
+    pub(crate) kv: KvChoice,
+}
+
+/// A form of keys and values as it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvChoice {
+    /// 16 bits
+    Bf16,
+    /// 8 bits, with a scale for each token and head: half the memory
+    Fp8,
 }
 
 /// A device as it was asked for.

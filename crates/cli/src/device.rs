@@ -8,42 +8,69 @@ use std::thread;
 use anyhow::Result;
 use backend::{Cpu, Precision};
 
-use crate::args::{DeviceArgs, DeviceChoice, PrecisionChoice};
+use crate::args::{DeviceArgs, DeviceChoice, KvChoice, PrecisionChoice};
+use crate::gpu::Gpu;
 use crate::output::{self, CliError};
+
+/// A device that can be used.
+pub(crate) enum Device {
+    /// This processor.
+    Cpu(Cpu),
+    /// A GPU.
+    Gpu(Gpu),
+}
 
 /// Opens the device and says on stderr which it is.
 ///
 /// # Errors
 /// [`CliError::Device`] if it cannot be used: one that was asked for is never replaced by another.
-pub(crate) fn open(args: &DeviceArgs, precision: PrecisionChoice) -> Result<Cpu> {
-    match (args.device, visible_gpu(Path::new("/"))) {
-        (DeviceChoice::Cuda(index), _) => {
-            let message = format!(
-                "cuda:{index} cannot be used: this binary holds no CUDA kernels; give --device cpu"
-            );
-            return Err(CliError::Device(message).into());
-        }
-        (DeviceChoice::Auto, Some(gpu)) => {
-            let message = format!(
-                "an NVIDIA GPU is visible ({gpu}), but this binary holds no CUDA kernels; give --device cpu to \
-                 run on the CPU"
-            );
-            return Err(CliError::Device(message).into());
-        }
-        (DeviceChoice::Auto | DeviceChoice::Cpu, _) => {}
+pub(crate) fn open(args: &DeviceArgs, precision: PrecisionChoice) -> Result<Device> {
+    let ordinal = match (args.device, visible_gpu(Path::new("/"))) {
+        (DeviceChoice::Cuda(ordinal), _) => Some(ordinal),
+        (DeviceChoice::Auto, Some(_)) => Some(0),
+        (DeviceChoice::Auto | DeviceChoice::Cpu, _) => None,
+    };
+    let device = match ordinal {
+        Some(ordinal) => Device::Gpu(open_gpu(args, ordinal)?),
+        None => Device::Cpu(open_cpu(args, precision)?),
+    };
+    output::note(&format!("device: {}", device.describe()));
+    Ok(device)
+}
+
+fn open_gpu(args: &DeviceArgs, ordinal: u32) -> Result<Gpu> {
+    let gpu = Gpu::open(ordinal, args.kv == KvChoice::Fp8);
+    if args.device != DeviceChoice::Auto {
+        return gpu;
     }
+    gpu.map_err(|error| {
+        let message =
+            format!("an NVIDIA GPU is visible, but {error}; give --device cpu to run on the CPU");
+        CliError::Device(message).into()
+    })
+}
+
+fn open_cpu(args: &DeviceArgs, precision: PrecisionChoice) -> Result<Cpu> {
     let threads = args.threads.map_or_else(default_threads, usize::from);
     let precision = match precision {
         PrecisionChoice::Int8 => Precision::Int8,
         PrecisionChoice::F32 => Precision::F32,
     };
-    let cpu = Cpu::new(threads, precision)?;
-    output::note(&format!("device: {}", describe(&cpu)));
-    Ok(cpu)
+    Ok(Cpu::new(threads, precision)?)
 }
 
-/// The device in words: `cpu (avx2, 2 threads, int8 activations)`.
-pub(crate) fn describe(cpu: &Cpu) -> String {
+impl Device {
+    /// The device in words: `cpu (avx2, 2 threads, int8 activations)`.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Device::Gpu(gpu) => gpu.describe(),
+            Device::Cpu(cpu) => describe_cpu(cpu),
+        }
+    }
+}
+
+/// The CPU in words.
+pub(crate) fn describe_cpu(cpu: &Cpu) -> String {
     let threads = match cpu.threads() {
         1 => "1 thread".to_owned(),
         threads => format!("{threads} threads"),

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod device;
+mod gpu;
 mod models;
 mod embedded;
 mod memory;

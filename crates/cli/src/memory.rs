@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::Result;
+use backend::Cpu;
 use model::{Checkpoint, Config};
 use quant::QuantConfig;
 
@@ -31,7 +32,7 @@ impl Needs {
         let columns = 3 * config.hidden_size
             + 2 * (config.q_size() + config.kv_size())
             + 2 * widest.max(config.intermediate_size);
-        let activations = 4 * engine::PREFILL_TILE * columns + 4 * config.vocab_size;
+        let activations = 4 * Cpu::LIMITS.tokens * columns + 4 * config.vocab_size;
         Needs { weights, kv_per_token: kv_per_token as u64, activations: activations as u64 }
     }
 

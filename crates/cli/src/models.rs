@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use backend::Cpu;
-use engine::{Runner, Session};
+use engine::{ModelRunner, Runner, Session};
 use model::locate::Places;
 use model::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, ModelWeights, QuantizePolicy, Tokenizer,
@@ -13,6 +13,8 @@ use model::{
 use serde_json::Value;
 
 use crate::args::{ContextArgs, LoadArgs, PlaceArgs};
+use crate::device::Device;
+use crate::gpu::{self, LoadOptions};
 use crate::memory::{self, Needs};
 use crate::output::{self, CliError};
 use crate::{embedded, progress};
@@ -75,36 +77,67 @@ pub(crate) fn policy(args: &LoadArgs) -> QuantizePolicy {
     }
 }
 
-/// Tokens of context: as many as asked for, if they fit; else what the model was made for, bounded, and what fits.
-pub(crate) fn context(
+/// A model that is about to be loaded: its context is known, nothing large has been read.
+pub(crate) struct Ready<'a> {
+    checkpoint: &'a Checkpoint,
+    load: &'a LoadArgs,
+    device: Device,
+    /// Tokens of context.
+    pub(crate) context: usize,
+    /// Rows of a step whose logits may be asked for.
+    rows: usize,
+    /// On a GPU, where they are mapped before the plan is made.
+    weights: Option<ModelWeights>,
+}
+
+/// Decides on the context: as many tokens as asked for, if they fit; else what the model was made for, bounded, and what
+/// fits. `rows`: how many rows of a step may be asked for their logits.
+pub(crate) fn ready<'a>(
+    checkpoint: &'a Checkpoint,
+    load: &'a LoadArgs,
+    asked: &ContextArgs,
+    device: Device,
+    rows: usize,
+) -> Result<Ready<'a>> {
+    let made_for = checkpoint.config().max_position_embeddings;
+    let asked = asked.context.map(|asked| asked as usize);
+    if let Some(asked) = asked.filter(|&asked| asked > made_for) {
+        let message =
+            format!("--context {asked} exceeds the {made_for} tokens that the model was made for");
+        return Err(CliError::bad_input("context", message).into());
+    }
+    let wanted = asked.unwrap_or_else(|| made_for.min(DEFAULT_CONTEXT_MAX));
+    let (context, weights) = match &device {
+        Device::Cpu(_) => (cpu_context(checkpoint, load, wanted, asked.is_some())?, None),
+        Device::Gpu(gpu) => {
+            let config = checkpoint.config();
+            let weights = ModelWeights::load(checkpoint, &policy(load), |_| {})?;
+            let is_asked = asked.is_some();
+            let context = gpu::context_that_fits(config, &weights, wanted, is_asked, rows, gpu)?;
+            (context, Some(weights))
+        }
+    };
+    Ok(Ready { checkpoint, load, device, context, rows, weights })
+}
+
+fn cpu_context(
     checkpoint: &Checkpoint,
     load: &LoadArgs,
-    asked: &ContextArgs,
+    wanted: usize,
+    asked: bool,
 ) -> Result<usize> {
-    let made_for = checkpoint.config().max_position_embeddings;
     let needs = Needs::of_checkpoint(checkpoint, policy(load).quant);
     let available = memory::available().unwrap_or(u64::MAX);
-    if let Some(asked) = asked.context {
-        let asked = asked as usize;
-        if asked > made_for {
-            let message = format!(
-                "--context {asked} exceeds the {made_for} tokens that the model was made for"
-            );
-            return Err(CliError::bad_input("context", message).into());
-        }
-        needs.check(asked, available)?;
-        return Ok(asked);
-    }
-    let wanted = made_for.min(DEFAULT_CONTEXT_MAX);
     let fits = needs.context_that_fits(available);
-    if fits < wanted {
-        // One block of the cache is the least that makes sense.
-        needs.check(backend::KV_BLOCK_SIZE, available)?;
-        let context = fits - fits % backend::KV_BLOCK_SIZE;
-        output::note(&format!("context: {context} tokens, which is what fits into memory"));
-        return Ok(context);
+    if asked || fits >= wanted {
+        needs.check(wanted, available)?;
+        return Ok(wanted);
     }
-    Ok(wanted)
+    // One block of the cache is the least that makes sense.
+    needs.check(backend::KV_BLOCK_SIZE, available)?;
+    let context = fits - fits % backend::KV_BLOCK_SIZE;
+    output::note(&format!("context: {context} tokens, which is what fits into memory"));
+    Ok(context)
 }
 
 /// A model in memory, and how long that took.
@@ -113,20 +146,35 @@ pub(crate) struct Loaded {
     pub(crate) load_seconds: f64,
 }
 
-/// Loads the weights and makes room for `context` tokens.
-pub(crate) fn load(
-    checkpoint: &Checkpoint,
-    args: &LoadArgs,
-    cpu: Cpu,
-    context: usize,
-) -> Result<Loaded> {
-    let start = Instant::now();
-    let config = checkpoint.config();
-    // Each layer counts twice: read (and quantized), then handed to the device.
-    let bar = progress::count("loading", 2 * config.num_hidden_layers as u64);
-    let weights = ModelWeights::load(checkpoint, &policy(args), |_| bar.inc(1))?;
-    let model = Transformer::load(config, weights, &cpu, |_| bar.inc(1))?;
-    bar.finish_and_clear();
-    let session = Session::new(Box::new(Runner::new(cpu, model, context)?));
-    Ok(Loaded { session, load_seconds: start.elapsed().as_secs_f64() })
+impl Ready<'_> {
+    /// Loads the weights and makes room for the context.
+    pub(crate) fn load(self) -> Result<Loaded> {
+        let start = Instant::now();
+        let config = self.checkpoint.config();
+        let runner: Box<dyn ModelRunner> = match self.device {
+            Device::Cpu(cpu) => {
+                // Each layer counts twice: read (and quantized), then handed to the device.
+                let bar = progress::count("loading", 2 * config.num_hidden_layers as u64);
+                let weights =
+                    ModelWeights::load(self.checkpoint, &policy(self.load), |_| bar.inc(1))?;
+                let model = Transformer::load(config, weights, &cpu, |_| bar.inc(1))?;
+                bar.finish_and_clear();
+                Box::new(Runner::new(cpu, model, self.context, Cpu::LIMITS)?)
+            }
+            Device::Gpu(gpu) => {
+                let weights = match self.weights {
+                    Some(weights) => weights,
+                    None => ModelWeights::load(self.checkpoint, &policy(self.load), |_| {})?,
+                };
+                let options = LoadOptions {
+                    context: self.context,
+                    limits: gpu::limits(self.context, self.rows),
+                    random_weights: None,
+                };
+                Box::new(gpu::load(&gpu, config, weights, &options)?)
+            }
+        };
+        let session = Session::new(runner);
+        Ok(Loaded { session, load_seconds: start.elapsed().as_secs_f64() })
+    }
 }

@@ -38,6 +38,19 @@ pub(crate) fn generate(
     assemble(config, lm_head, &mut make, progress)
 }
 
+/// Weights of the same shapes that a GPU makes up by itself: matrices without bytes.
+pub(crate) fn shapes(config: &Config, lm_head: LmHead) -> ModelWeights {
+    let mut make = |part: Part, shape: &[usize]| match part {
+        Part::Norm => part.random(shape, 0),
+        _ => part.shape(shape),
+    };
+    let mut weights = assemble(config, lm_head, &mut make, |_| {});
+    // The table is read by the host, and a tied head is it.
+    let vocabulary = [config.vocab_size, config.hidden_size];
+    weights.embed_tokens = Part::Dense.random(&vocabulary, 1);
+    weights
+}
+
 /// Bytes that [`generate`] would take.
 pub(crate) fn num_bytes(config: &Config, lm_head: LmHead) -> u64 {
     let mut bytes = 0;
@@ -69,6 +82,17 @@ impl Part {
         }
     }
 
+    /// The weight without its bytes.
+    fn shape(self, shape: &[usize]) -> Weight {
+        let (len, columns) = (shape.iter().product(), shape.last().copied().unwrap_or(1));
+        let Part::Linear = self else { return dense(shape, Bytes::new()) };
+        let mut tensor = PackedTensor { packed: Bytes::new(), ..packed(shape, len, columns) };
+        if let Absmax::Nested { codes, .. } = &mut tensor.absmax {
+            *codes = Bytes::new();
+        }
+        Weight::Packed(tensor)
+    }
+
     /// Matrices have entries of about `1 / sqrt(columns)`, so that activations keep their size from layer to layer.
     fn random(self, shape: &[usize], seed: u64) -> Weight {
         let len: usize = shape.iter().product();
@@ -88,6 +112,16 @@ fn dense(shape: &[usize], bytes: Bytes) -> Weight {
 
 /// Uniformly random codes. They have a root mean square of 0.55, the scales a mean of `offset`.
 fn random_packed(shape: &[usize], len: usize, columns: usize, seed: u64) -> PackedTensor {
+    let mut tensor = packed(shape, len, columns);
+    tensor.packed = random_bytes(len.div_ceil(2), 2 * seed);
+    if let Absmax::Nested { codes, .. } = &mut tensor.absmax {
+        *codes = random_bytes(len.div_ceil(tensor.blocksize), 2 * seed + 1);
+    }
+    tensor
+}
+
+/// A tensor whose codes are still to come.
+fn packed(shape: &[usize], len: usize, columns: usize) -> PackedTensor {
     let QuantConfig { quant_type, blocksize, .. } = QuantConfig::default();
     let blocks = len.div_ceil(blocksize);
     let offset = 1.0 / (0.55 * (columns as f32).sqrt());
@@ -95,9 +129,9 @@ fn random_packed(shape: &[usize], len: usize, columns: usize, seed: u64) -> Pack
         quant_type,
         blocksize,
         shape: shape.to_vec(),
-        packed: random_bytes(len.div_ceil(2), 2 * seed),
+        packed: Bytes::new(),
         absmax: Absmax::Nested {
-            codes: random_bytes(blocks, 2 * seed + 1),
+            codes: Bytes::new(),
             map: dynamic_map(),
             nested_absmax: vec![offset / 2.0; blocks.div_ceil(NESTED_BLOCKSIZE)].into(),
             blocksize: NESTED_BLOCKSIZE,

@@ -62,6 +62,14 @@ pub enum CudaError {
         /// Why it cannot be.
         reason: String,
     },
+    /// The model does not fit.
+    #[error("{:.2} GB are needed on the GPU, {:.2} GB are free", *needed as f64 / 1e9, *free as f64 / 1e9)]
+    DoesNotFit {
+        /// Bytes of the plan.
+        needed: u64,
+        /// Bytes that the driver would give.
+        free: u64,
+    },
     /// There is no such device.
     #[error(
         "there is no cuda:{ordinal}; the driver shows {count} devices, and CUDA_VISIBLE_DEVICES may hide some"

@@ -4,5 +4,23 @@
 pub mod driver;
 pub mod images;
 mod error;
+mod kernels;
+mod params;
+mod arena;
+mod layout;
+mod loader;
+mod matrix;
+mod buffer;
+mod kv;
+mod scratch;
+mod planner;
+mod backend;
+mod step;
+mod ops;
+mod measure;
 
+pub use self::backend::{Cuda, Options};
+pub use arena::MemoryPlan;
 pub use error::CudaError;
+pub use measure::{Ceilings, ceilings};
+pub use planner::Planner;

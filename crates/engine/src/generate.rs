@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 
 use model::Tokenizer;
 
-use crate::runner::PREFILL_TILE;
 use crate::{EngineError, Sampler, SamplingParams, Session, StopStrings, top_logprobs};
 
 /// What is asked for.
@@ -122,9 +121,10 @@ fn prefill<'a>(
 ) -> Result<ControlFlow<(), &'a [u32]>, EngineError> {
     let mut done = session.keep_common_prefix(prompt);
     let total = prompt.len();
-    while total - done > PREFILL_TILE {
-        session.append(&prompt[done..done + PREFILL_TILE], 0)?;
-        done += PREFILL_TILE;
+    let tile = session.limits().tokens;
+    while total - done > tile {
+        session.append(&prompt[done..done + tile], 0)?;
+        done += tile;
         if on_event(Event::Prefill { done, total }).is_break() {
             return Ok(ControlFlow::Break(()));
         }

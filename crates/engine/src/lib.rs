@@ -9,7 +9,7 @@ mod generate;
 mod score;
 
 pub use generate::{Completion, Event, FinishReason, GeneratedToken, Request, generate};
-pub use runner::{ModelRunner, PREFILL_TILE, Runner, Session};
+pub use runner::{ModelRunner, Runner, Session};
 pub use sampler::{
     ParamError, Sampled, Sampler, SamplingParams, argmax, log_sum_exp, top_logprobs,
 };
@@ -54,6 +54,9 @@ pub enum EngineError {
         /// Position of the token.
         position: usize,
     },
+    /// The device failed.
+    #[error(transparent)]
+    Backend(#[from] backend::BackendError),
     /// The tokenizer failed.
     #[error(transparent)]
     Model(#[from] model::ModelError),

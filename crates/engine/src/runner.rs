@@ -1,13 +1,9 @@
 //! A model on a backend, and the tokens that its cache holds.
 
-use backend::{Backend, BackendError, Batch, KV_BLOCK_SIZE, SequenceSpan};
+use backend::{Backend, BackendError, Batch, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
 use model::{Config, Transformer, Workspace};
 
 use crate::EngineError;
-
-/// Tokens of a prompt that are computed at a time: enough to share every weight among many, few enough that their
-/// activations stay small.
-pub const PREFILL_TILE: usize = 512;
 
 /// A model that computes steps, whatever the backend.
 pub trait ModelRunner: Send {
@@ -15,8 +11,18 @@ pub trait ModelRunner: Send {
     fn config(&self) -> &Config;
     /// Tokens that the cache holds.
     fn context(&self) -> usize;
-    /// Computes the tokens of `batch` (at most [`PREFILL_TILE`]) and leaves the logits of `rows`.
-    fn step(&mut self, batch: &Batch<'_>, rows: &[u32], logits: &mut Vec<f32>);
+    /// How much a step may hold.
+    fn limits(&self) -> StepLimits;
+    /// Computes the tokens of `batch` and leaves the logits of `rows`.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn step(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), BackendError>;
 }
 
 /// A model, its backend and its cache.
@@ -26,18 +32,29 @@ pub struct Runner<B: Backend> {
     workspace: Workspace<B>,
     cache: B::KvCache,
     context: usize,
+    limits: StepLimits,
 }
 
 impl<B: Backend> Runner<B> {
-    /// Makes room for `context` tokens, rounded up to whole blocks.
+    /// Makes room for `context` tokens, rounded up to whole blocks, and for steps within `limits`.
     ///
     /// # Errors
     /// If the backend cannot hold that much.
-    pub fn new(backend: B, model: Transformer<B>, context: usize) -> Result<Self, BackendError> {
+    pub fn new(
+        backend: B,
+        model: Transformer<B>,
+        context: usize,
+        limits: StepLimits,
+    ) -> Result<Self, BackendError> {
         let context = context.next_multiple_of(KV_BLOCK_SIZE);
-        let workspace = model.workspace(&backend, PREFILL_TILE)?;
+        let workspace = model.workspace(&backend, limits.tokens)?;
         let cache = model.kv_cache(&backend, context)?;
-        Ok(Runner { backend, model, workspace, cache, context })
+        Ok(Runner { backend, model, workspace, cache, context, limits })
+    }
+
+    /// The backend.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
     }
 }
 
@@ -50,10 +67,21 @@ impl<B: Backend> ModelRunner for Runner<B> {
         self.context
     }
 
-    fn step(&mut self, batch: &Batch<'_>, rows: &[u32], logits: &mut Vec<f32>) {
+    fn limits(&self) -> StepLimits {
+        self.limits
+    }
+
+    fn step(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), BackendError> {
         batch.assert_valid(self.model.config().vocab_size, self.context / KV_BLOCK_SIZE);
+        assert!(batch.tokens.len() <= self.limits.tokens && rows.len() <= self.limits.rows);
+        assert!(batch.sequences.len() <= self.limits.sequences);
         let Runner { backend, model, workspace, cache, .. } = self;
-        model.step(backend, workspace, cache, batch, rows, logits);
+        model.step(backend, workspace, cache, batch, rows, logits)
     }
 }
 
@@ -82,6 +110,11 @@ impl Session {
     /// The model's configuration.
     pub fn config(&self) -> &Config {
         self.runner.config()
+    }
+
+    /// How much a step may hold.
+    pub(crate) fn limits(&self) -> StepLimits {
+        self.runner.limits()
     }
 
     /// Tokens that a sequence may have, prompt and answer together.
@@ -113,7 +146,7 @@ impl Session {
         kept
     }
 
-    /// Appends up to [`PREFILL_TILE`] tokens; returns the logits of the last `wanted` of them.
+    /// Appends tokens, as many as a step may hold; returns the logits of the last `wanted` of them.
     pub(crate) fn append(
         &mut self,
         tokens: &[u32],
@@ -124,7 +157,10 @@ impl Session {
         let rows: Vec<u32> = ((len - wanted) as u32..len as u32).collect();
         let spans = [SequenceSpan { start: 0, len, block_table: &self.block_table }];
         let batch = Batch { tokens, positions: &positions, sequences: &spans };
-        self.runner.step(&batch, &rows, &mut self.logits);
+        if let Err(error) = self.runner.step(&batch, &rows, &mut self.logits) {
+            self.cached.clear();
+            return Err(error.into());
+        }
         self.cached.extend_from_slice(tokens);
         let vocab_size = self.runner.config().vocab_size;
         for (row, logits) in self.logits.chunks_exact(vocab_size).enumerate() {

@@ -1,6 +1,5 @@
 //! How probable a model finds a given text.
 
-use crate::runner::PREFILL_TILE;
 use crate::{EngineError, Session, log_sum_exp};
 
 /// Log-probabilities of a text under a model.
@@ -31,7 +30,8 @@ pub fn score<E: From<EngineError>>(
     session.keep_common_prefix(&[]);
     let vocab_size = session.config().vocab_size;
     let mut logprobs = Vec::with_capacity(tokens.len() - 1);
-    for (tile, start) in tokens.chunks(PREFILL_TILE).zip((0..).step_by(PREFILL_TILE)) {
+    let len = session.limits().tokens.min(session.limits().rows);
+    for (tile, start) in tokens.chunks(len).zip((0..).step_by(len)) {
         let logits = session.append(tile, tile.len())?;
         for (logits, next) in logits.chunks_exact(vocab_size).zip(&tokens[start + 1..]) {
             logprobs.push(logits[*next as usize] - log_sum_exp(logits));

@@ -2,7 +2,7 @@
 
 use backend::{
     Attention, AttentionParams, Backend, BackendError, Batch, Dtype, GatedMlp, KV_BLOCK_SIZE,
-    LinearWeight, Moe, Norm, Role, Weight,
+    LinearWeight, Moe, Norm, Role, Storage, Weight,
 };
 
 use crate::rope::inv_freq;
@@ -10,7 +10,7 @@ use crate::weights::{ExpertWeights, LayerWeights, LinearWeights, Mlp, ModelWeigh
 use crate::{Config, MoeConfig};
 
 /// A model whose weights a backend has taken.
-pub struct Transformer<B: Backend> {
+pub struct Transformer<B: Storage> {
     config: Config,
     embed_tokens: B::Table,
     layers: Vec<Layer<B>>,
@@ -18,7 +18,7 @@ pub struct Transformer<B: Backend> {
     lm_head: B::Linear,
 }
 
-struct Layer<B: Backend> {
+struct Layer<B: Storage> {
     input_layernorm: Norm<B::Vector>,
     qkv_proj: B::Linear,
     attention: Attention<B::Vector>,
@@ -27,19 +27,19 @@ struct Layer<B: Backend> {
     mlp: FeedForward<B>,
 }
 
-enum FeedForward<B: Backend> {
+enum FeedForward<B: Storage> {
     Dense(B::Mlp),
     Moe(B::Moe),
 }
 
 /// Activations of one step, kept from step to step.
-pub struct Workspace<B: Backend> {
+pub struct Workspace<B: Storage> {
     hidden: B::Buffer,
     qkv: B::Buffer,
     attended: B::Buffer,
 }
 
-impl<B: Backend> Transformer<B> {
+impl<B: Storage> Transformer<B> {
     /// Hands the weights to the backend; `progress` is told the number of layers that are done after each.
     pub fn load(
         config: &Config,
@@ -54,14 +54,16 @@ impl<B: Backend> Transformer<B> {
             layers.push(Layer::load(config, index, weights, &inv_freq, backend)?);
             progress(index + 1);
         }
-        Ok(Transformer {
+        let lm_head = vec![LinearWeight { weight: lm_head, bias: None }];
+        let model = Transformer {
             config: config.clone(),
             embed_tokens: backend.load_table(weights.embed_tokens)?,
             layers,
             norm: load_norm(config, backend, weights.norm)?,
-            lm_head: backend
-                .load_linear(vec![LinearWeight { weight: lm_head, bias: None }], Role::LmHead)?,
-        })
+            lm_head: backend.load_linear(lm_head, Role::LmHead)?,
+        };
+        backend.finish_loading()?;
+        Ok(model)
     }
 
     /// The model's configuration.
@@ -84,9 +86,14 @@ impl<B: Backend> Transformer<B> {
         let params = attention_params(&self.config, None);
         backend.kv_cache(self.layers.len(), tokens.div_ceil(KV_BLOCK_SIZE), &params)
     }
+}
 
+impl<B: Backend> Transformer<B> {
     /// Runs the tokens of `batch` and leaves in `logits` those of `rows`: `[rows.len(), vocab_size]`. Workspace and cache
     /// must be the same in every step.
+    ///
+    /// # Errors
+    /// Where the backend's device fails.
     pub fn step(
         &self,
         backend: &mut B,
@@ -95,9 +102,7 @@ impl<B: Backend> Transformer<B> {
         batch: &Batch<'_>,
         rows: &[u32],
         logits: &mut Vec<f32>,
-    ) where
-        B::KvCache: Send,
-    {
+    ) -> Result<(), BackendError> {
         backend.run(batch, rows, logits, |backend, logits| {
             let Workspace { hidden, qkv, attended } = workspace;
             backend.embed(&self.embed_tokens, batch.tokens, hidden);
@@ -112,11 +117,11 @@ impl<B: Backend> Transformer<B> {
                 }
             }
             backend.logits(hidden, Some(&self.norm), rows, &self.lm_head, logits);
-        });
+        })
     }
 }
 
-impl<B: Backend> Layer<B> {
+impl<B: Storage> Layer<B> {
     fn load(
         config: &Config,
         index: usize,
@@ -142,7 +147,7 @@ impl<B: Backend> Layer<B> {
     }
 }
 
-impl<B: Backend> FeedForward<B> {
+impl<B: Storage> FeedForward<B> {
     fn load(config: Option<&MoeConfig>, weights: Mlp, backend: &B) -> Result<Self, BackendError> {
         Ok(match weights {
             Mlp::Dense(mlp) => FeedForward::Dense(backend.load_mlp(gated_mlp(mlp))?),
@@ -168,7 +173,7 @@ fn linear(linear: LinearWeights) -> LinearWeight {
     LinearWeight { weight: linear.weight, bias: linear.bias }
 }
 
-fn load_norm<B: Backend>(
+fn load_norm<B: Storage>(
     config: &Config,
     backend: &B,
     weight: Weight,

@@ -36,7 +36,7 @@ fn logits(checkpoint: &Checkpoint, precision: Precision, tokens: &[u32]) -> Vec<
     let spans = [SequenceSpan { start: 0, len: tokens.len(), block_table: &block_table }];
     let batch = Batch { tokens, positions: &rows, sequences: &spans };
     let mut logits = Vec::new();
-    model.step(&mut cpu, &mut workspace, &mut cache, &batch, &rows, &mut logits);
+    model.step(&mut cpu, &mut workspace, &mut cache, &batch, &rows, &mut logits).unwrap();
     logits
 }
 

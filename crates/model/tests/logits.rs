@@ -48,7 +48,7 @@ fn run(case: &Path, precision: Precision, tokens: &[u32], steps: &[usize]) -> Ve
         let batch =
             Batch { tokens: &tokens[start..start + len], positions: &positions, sequences: &spans };
         let rows: Vec<u32> = (0..len as u32).collect();
-        model.step(&mut cpu, &mut workspace, &mut cache, &batch, &rows, &mut logits);
+        model.step(&mut cpu, &mut workspace, &mut cache, &batch, &rows, &mut logits).unwrap();
         all.extend_from_slice(&logits);
         start += len;
     }

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 
 use crate::{
     Attention, AttentionParams, Backend, BackendError, Batch, GatedMlp, LinearWeight, Moe, Norm,
-    Role, Weight,
+    Role, StepLimits, Storage, Weight,
 };
 use attention::Attend;
 use disjoint::DisjointColumns;
@@ -134,6 +134,9 @@ impl Cpu {
         })
     }
 
+    /// Steps that suit a CPU.
+    pub const LIMITS: StepLimits = StepLimits { tokens: 512, rows: 512, sequences: 64 };
+
     /// Name of the instruction set whose kernels are used.
     pub fn isa(&self) -> &'static str {
         self.kernels.name
@@ -228,7 +231,7 @@ impl Cpu {
 /// Matrices with the same input.
 pub type Linear = Vec<Matrix>;
 
-impl Backend for Cpu {
+impl Storage for Cpu {
     type Buffer = Buffer;
     type Linear = Linear;
     type Mlp = GatedMlp<Matrix>;
@@ -293,16 +296,19 @@ impl Backend for Cpu {
         })?;
         Ok(KvCache::new(num_layers, num_blocks, params))
     }
+}
 
+impl Backend for Cpu {
     fn run(
         &mut self,
         _batch: &Batch<'_>,
         _rows: &[u32],
         logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
-    ) {
+    ) -> Result<(), BackendError> {
         let pool = self.pool.clone();
         pool.install(|| step(self, logits));
+        Ok(())
     }
 
     fn embed(&mut self, table: &Matrix, tokens: &[u32], out: &mut Buffer) {

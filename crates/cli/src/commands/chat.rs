@@ -60,9 +60,8 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         eos_token_id: side.generation.eos_token_id.clone(),
         ..Request::default()
     };
-    let cpu = device::open(&args.device, args.precision.precision)?;
-    let context = models::context(&checkpoint, &args.load, &args.context)?;
-    let session = models::load(&checkpoint, &args.load, cpu, context)?.session;
+    let device = device::open(&args.device, args.precision.precision)?;
+    let session = models::ready(&checkpoint, &args.load, &args.context, device, 1)?.load()?.session;
     let mut input = Input::open(history_path())?;
     if input.is_terminal() {
         output::note("/help for help");

@@ -112,10 +112,10 @@ impl Reader {
         let start = Instant::now();
         let checkpoint = models::open(&args.model, &args.places)?;
         let side = TextSide::load(&checkpoint)?;
-        let cpu = device::open(&args.device, args.precision.precision)?;
-        let device = device::describe(&cpu);
-        let context = models::context(&checkpoint, &args.load, &ContextArgs { context: None })?;
-        let session = models::load(&checkpoint, &args.load, cpu, context)?.session;
+        let opened = device::open(&args.device, args.precision.precision)?;
+        let device = opened.describe();
+        let asked = ContextArgs { context: None };
+        let session = models::ready(&checkpoint, &args.load, &asked, opened, 1)?.load()?.session;
         let load_seconds = start.elapsed().as_secs_f64();
         Ok(Reader { side, session, model: args.model.clone(), device, load_seconds })
     }

@@ -70,14 +70,15 @@ pub(crate) fn run(args: &PromptArgs) -> Result<()> {
         eos_token_id: side.generation.eos_token_id.clone(),
         top_logprobs: args.logprobs.map_or(0, usize::from),
     };
-    let cpu = device::open(&args.device, args.precision.precision)?;
-    let device = device::describe(&cpu);
-    let context = models::context(&checkpoint, &args.load, &args.context)?;
+    let device = device::open(&args.device, args.precision.precision)?;
+    let described = device.describe();
+    let ready = models::ready(&checkpoint, &args.load, &args.context, device, 1)?;
+    let context = ready.context;
     // Before the weights are read: a long prompt should not wait for its refusal.
     if request.prompt.len() >= context {
         return Err(EngineError::TooLong { tokens: request.prompt.len(), context }.into());
     }
-    let mut loaded = models::load(&checkpoint, &args.load, cpu, context)?;
+    let mut loaded = ready.load()?;
     let (session, tokenizer) = (&mut loaded.session, &side.tokenizer);
     if !args.json {
         let answer = generation::answer(session, tokenizer, &request, generation::stream)?;
@@ -95,7 +96,7 @@ pub(crate) fn run(args: &PromptArgs) -> Result<()> {
         "parameters": generation::parameters_json(&request),
         "timings": answer.timings_json(loaded.load_seconds),
         "model": args.model,
-        "device": device,
+        "device": described,
         "build": build::name(),
     });
     if args.logprobs.is_some() {

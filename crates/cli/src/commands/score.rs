@@ -54,14 +54,18 @@ pub(crate) struct ScoreArgs {
     device: DeviceArgs,
 }
 
+/// Tokens that are scored at a time on a GPU, where room for their logits is made beforehand.
+const STEP_ROWS: usize = 128;
+
 /// Scores.
 pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     let checkpoint = models::open(&args.model, &args.places)?;
     let tokens = read_tokens(args, &checkpoint)?;
-    let cpu = device::open(&args.device, PrecisionChoice::F32)?;
-    let described = device::describe(&cpu);
-    let context = context(args, &checkpoint, tokens.len())?;
-    let mut loaded = models::load(&checkpoint, &args.load, cpu, context)?;
+    let asked = context(args, &checkpoint, tokens.len())?;
+    let device = device::open(&args.device, PrecisionChoice::F32)?;
+    let described = device.describe();
+    let ready = models::ready(&checkpoint, &args.load, &asked, device, STEP_ROWS)?;
+    let mut loaded = ready.load()?;
     let start = Instant::now();
     let score = score(&mut loaded.session, &tokens, args.logits.as_deref())?;
     let seconds = start.elapsed().as_secs_f64();
@@ -110,14 +114,13 @@ fn read_tokens(args: &ScoreArgs, checkpoint: &Checkpoint) -> Result<Vec<u32>> {
 }
 
 /// Room for exactly these tokens, if the model was made for so many.
-fn context(args: &ScoreArgs, checkpoint: &Checkpoint, tokens: usize) -> Result<usize> {
+fn context(args: &ScoreArgs, checkpoint: &Checkpoint, tokens: usize) -> Result<ContextArgs> {
     let made_for = checkpoint.config().max_position_embeddings;
     let limit = args.context.context.map_or(made_for, |asked| made_for.min(asked as usize));
     if tokens > limit {
         return Err(EngineError::TooLong { tokens, context: limit }.into());
     }
-    let exactly = ContextArgs { context: u32::try_from(tokens.max(1)).ok() };
-    models::context(checkpoint, &args.load, &exactly)
+    Ok(ContextArgs { context: u32::try_from(tokens.max(1)).ok() })
 }
 
 fn score(session: &mut Session, tokens: &[u32], logits: Option<&Path>) -> Result<Score> {

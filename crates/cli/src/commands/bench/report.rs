@@ -32,7 +32,7 @@ impl Report {
     pub(super) fn new(args: &BenchArgs, source: &Source, cpu: &Cpu) -> Self {
         Report {
             model: source.name().to_owned(),
-            device: device::describe(cpu),
+            device: device::describe_cpu(cpu),
             threads: cpu.threads(),
             precision: device::precision_name(cpu.precision()),
             prompt_tokens: args.prompt_tokens,
@@ -121,7 +121,7 @@ fn rates(rates: &[f64]) -> String {
 }
 
 /// The middle value, or the mean of the two in the middle; 0 of none.
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_unstable_by(f64::total_cmp);
     match values.len() {
