@@ -52,15 +52,16 @@ fn images(root: &Path) -> Result<String, String> {
         text(&manifest, "compiler")?
     );
     for image in manifest["images"].as_array().ok_or("manifest.json lists no images")? {
-        let path = folder.join(text(image, "path")?);
+        let path = folder.join(text(image, "packed_path")?);
         let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        if hash(&bytes) != text(image, "sha256")? {
+        if hash(&bytes) != text(image, "packed_sha256")? {
             return Err(format!("{} is not what was compiled", path.display()));
         }
         let (file, target) = (text(image, "file")?, text(image, "target")?);
+        let len = image["bytes"].as_u64().ok_or("manifest.json lacks `bytes`")?;
         writeln!(
             generated,
-            "    Image {{ file: {file:?}, target: Target::of({target:?}), bytes: include_bytes!({path:?}) }},"
+            "    Image {{ file: {file:?}, target: Target::of({target:?}), len: {len}, deflated: include_bytes!({path:?}) }},"
         )
         .map_err(|error| error.to_string())?;
     }

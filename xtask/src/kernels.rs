@@ -68,9 +68,9 @@ impl Options {
         Options { disassemble: true, ..Options::default() }
     }
 
-    /// Whether the images leave something out: no build for others.
-    fn is_partial(&self) -> bool {
-        !self.only.is_empty() || !self.targets.is_empty()
+    fn wants(&self, file: &str, target: &str) -> bool {
+        let holds = |list: &[String], name: &str| list.is_empty() || list.iter().any(|n| n == name);
+        holds(&self.only, file) && holds(&self.targets, target)
     }
 }
 
@@ -126,7 +126,8 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(options, expected);
-        assert!(options.is_partial() && !Options::ci().is_partial());
+        assert!(options.wants("gemv", "sm_90a") && !options.wants("gemv", "sm_80"));
+        assert!(Options::ci().wants("gemv", "sm_80"));
         for wrong in [["--target", "sm_75"].as_slice(), &["--only"], &["gemv"]] {
             assert!(Options::parse(wrong).is_err(), "{wrong:?}");
         }

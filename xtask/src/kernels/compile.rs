@@ -1,7 +1,7 @@
 //! Compiling: one process a core, each fed with one job after the other.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -19,6 +19,12 @@ use super::{Options, resources};
 
 /// What every file is compiled with; `-v` reports what each kernel takes.
 const FLAGS: [&str; 2] = ["--std=c++17", "--ptxas-options=-v"];
+
+/// More takes four times as long for 1 % less.
+const DEFLATE_LEVEL: u8 = 6;
+
+/// Held while images are written: two runs at once would mix theirs.
+const LOCK: &str = ".lock";
 
 struct Job {
     file: String,
@@ -44,18 +50,19 @@ pub(super) fn compile(
     options: &Options,
 ) -> Result<Manifest> {
     let start = Instant::now();
-    let jobs = jobs(toolchain, sources, options)?;
-    let known = Manifest::take(folder)?;
-    let is_current = |image: &Image, job: &Job| {
-        image.key == job.key
-            && fs::read(folder.join(&image.path)).is_ok_and(|b| hash(&b) == image.sha256)
-    };
-    let (mut images, mut open) = (Vec::new(), Vec::new());
-    for job in jobs {
-        let image = known.iter().find(|image| image.file == job.file && image.target == job.target);
-        match image.filter(|image| is_current(image, &job)) {
-            Some(image) => images.push(image.clone()),
-            None => open.push(job),
+    let lock = File::create(folder.join(LOCK)).context(LOCK)?;
+    lock.lock().context("cannot wait for another run")?;
+    if let Some(unknown) =
+        options.only.iter().find(|name| !sources.files().any(|file| file == *name))
+    {
+        bail!("crates/cuda/kernels holds no {unknown}.cu");
+    }
+    let (mut images, mut open, mut left_out) = (Vec::new(), Vec::new(), false);
+    for job in jobs(toolchain, sources)? {
+        match Image::read(folder, &job.path()).filter(|image| image.key == job.key) {
+            Some(image) => images.push(image),
+            None if options.wants(&job.file, &job.target) => open.push(job),
+            None => left_out = true,
         }
     }
     let compiled = open.len();
@@ -65,56 +72,56 @@ pub(super) fn compile(
     let manifest = Manifest {
         compiler: toolchain.name.clone(),
         // What did compile is kept: whoever works on one file can use the others.
-        partial: options.is_partial() || !failed.is_empty(),
+        partial: left_out || !failed.is_empty(),
         sources: sources.hashes(images.iter().map(|image: &Image| image.file.as_str())),
         images,
     };
     manifest.write(folder)?;
-    remove_others(folder, &manifest)?;
+    if !manifest.partial {
+        remove_others(folder, &manifest)?;
+    }
     if !failed.is_empty() {
         bail!("the kernels do not compile\n{}", failed.join("\n"));
     }
-    let bytes: u64 = manifest.images.iter().map(|image| image.bytes).sum();
+    if Sources::read(&sources.folder)? != *sources {
+        bail!("the sources changed while they were compiled; run it again");
+    }
+    let megabytes =
+        |bytes: fn(&Image) -> u64| manifest.images.iter().map(bytes).sum::<u64>() as f64 / 1e6;
     println!(
-        "{} images, {:.1} MB, {compiled} of them compiled now with {} in {:.1} s",
+        "{} images, {:.1} MB ({:.1} MB deflated), {compiled} of them compiled now with {} in {:.1} s",
         manifest.images.len(),
-        bytes as f64 / 1e6,
+        megabytes(|image| image.bytes),
+        megabytes(|image| image.packed_bytes),
         manifest.compiler,
         start.elapsed().as_secs_f64(),
     );
     Ok(manifest)
 }
 
-/// Removes images that the manifest does not name.
+/// Removes images that the manifest does not name, and what lies beside them.
 fn remove_others(folder: &Path, manifest: &Manifest) -> Result<()> {
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_image = path.extension().is_some_and(|ending| ending == "cubin" || ending == "ptx");
-        if is_image && !manifest.images.iter().any(|image| path.ends_with(&image.path)) {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let is_of_image = name.contains(".cubin") || name.contains(".ptx");
+        if is_of_image && !manifest.images.iter().any(|image| name.starts_with(&image.path)) {
+            fs::remove_file(entry.path()).with_context(|| name)?;
         }
     }
     Ok(())
 }
 
 /// All files for all their targets, the largest file first.
-fn jobs(toolchain: &Toolchain, sources: &Sources, options: &Options) -> Result<Vec<Job>> {
-    let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|n| n == name);
-    if let Some(unknown) =
-        options.only.iter().find(|name| !sources.files().any(|file| file == *name))
-    {
-        bail!("crates/cuda/kernels holds no {unknown}.cu");
-    }
-    let mut files: Vec<&str> = sources.files().filter(|file| wanted(&options.only, file)).collect();
+fn jobs(toolchain: &Toolchain, sources: &Sources) -> Result<Vec<Job>> {
+    let mut files: Vec<&str> = sources.files().collect();
     files.sort_by_key(|file| std::cmp::Reverse(sources.size(file)));
     let mut jobs = Vec::new();
     for file in files {
         let of_sources = sources.key(file);
-        for target in
-            sources.targets(file)?.into_iter().filter(|target| wanted(&options.targets, target))
-        {
-            let key =
-                hash(format!("{}\n{FLAGS:?}\n{target}\n{of_sources}", toolchain.name).as_bytes());
+        for target in sources.targets(file)? {
+            let content = format!("{}\n{FLAGS:?}\n{target}\n{of_sources}", toolchain.name);
+            let key = hash(content.as_bytes());
             jobs.push(Job { file: file.to_owned(), target: target.to_owned(), key });
         }
     }
@@ -238,15 +245,20 @@ impl<'a> Compiler<'a> {
         }
         let bytes = fs::read(&output).with_context(|| output.display().to_string())?;
         let (kernels, warnings) = resources::parse(log);
+        let packed = miniz_oxide::deflate::compress_to_vec(&bytes, DEFLATE_LEVEL);
         let image = Image {
             file: job.file.clone(),
             target: job.target.clone(),
             path: job.path(),
             sha256: hash(&bytes),
             bytes: bytes.len() as u64,
+            packed_sha256: hash(&packed),
+            packed_bytes: packed.len() as u64,
             key: job.key.clone(),
             kernels,
         };
+        fs::write(self.folder.join(image.packed_path()), packed).context("the deflated image")?;
+        image.write(self.folder)?;
         Ok((Some(image), warnings))
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::resources::Kernel;
-use super::sources::Sources;
+use super::sources::{Sources, hash};
 
 const NAME: &str = "manifest.json";
 
@@ -32,6 +32,9 @@ pub(super) struct Image {
     pub(super) path: String,
     pub(super) sha256: String,
     pub(super) bytes: u64,
+    /// The same, deflated: what the binary holds, in the file [`Image::packed_path`].
+    pub(super) packed_sha256: String,
+    pub(super) packed_bytes: u64,
     /// Hash of compiler, options and sources.
     pub(super) key: String,
     /// Machine code only.
@@ -51,15 +54,6 @@ impl Manifest {
         let path = folder.join(NAME);
         fs::write(&path, format!("{:#}\n", self.to_json()))
             .with_context(|| path.display().to_string())
-    }
-
-    /// The images of an earlier manifest, forgotten before they are overwritten.
-    pub(super) fn take(folder: &Path) -> Result<Vec<Image>> {
-        let images = Manifest::read(folder).map(|manifest| manifest.images).unwrap_or_default();
-        match fs::remove_file(folder.join(NAME)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(NAME),
-            _ => Ok(images),
-        }
     }
 
     /// That these images are of those sources.
@@ -100,6 +94,29 @@ impl Manifest {
 }
 
 impl Image {
+    pub(super) fn packed_path(&self) -> String {
+        format!("{}.z", self.path)
+    }
+
+    /// The record beside the image `path`, if both are whole: a run that was broken off is not lost.
+    pub(super) fn read(folder: &Path, path: &str) -> Option<Image> {
+        let record = fs::read(folder.join(format!("{path}.json"))).ok()?;
+        let image = Image::from_json(&serde_json::from_slice(&record).ok()?)?;
+        let is_file = |path: &str, sha256: &str| {
+            fs::read(folder.join(path)).is_ok_and(|bytes| hash(&bytes) == sha256)
+        };
+        let is_whole = image.path == path
+            && is_file(&image.path, &image.sha256)
+            && is_file(&image.packed_path(), &image.packed_sha256);
+        is_whole.then_some(image)
+    }
+
+    /// Writes the record beside the image.
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(format!("{}.json", self.path));
+        fs::write(&path, self.to_json().to_string()).with_context(|| path.display().to_string())
+    }
+
     fn to_json(&self) -> Value {
         let kernels: Vec<Value> = self.kernels.iter().map(Kernel::to_json).collect();
         json!({
@@ -108,6 +125,9 @@ impl Image {
             "path": self.path,
             "sha256": self.sha256,
             "bytes": self.bytes,
+            "packed_path": self.packed_path(),
+            "packed_sha256": self.packed_sha256,
+            "packed_bytes": self.packed_bytes,
             "key": self.key,
             "kernels": kernels,
         })
@@ -121,6 +141,8 @@ impl Image {
             path: text("path")?,
             sha256: text("sha256")?,
             bytes: value["bytes"].as_u64()?,
+            packed_sha256: text("packed_sha256")?,
+            packed_bytes: value["packed_bytes"].as_u64()?,
             key: text("key")?,
             kernels: value["kernels"]
                 .as_array()?

@@ -209,6 +209,8 @@ ptxas info    : Compile time = 193.995 ms";
             path: String::new(),
             sha256: String::new(),
             bytes: 0,
+            packed_sha256: String::new(),
+            packed_bytes: 0,
             key: String::new(),
             kernels: vec![kernel()],
         };

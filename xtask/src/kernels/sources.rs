@@ -13,6 +13,7 @@ use super::TARGETS;
 const OWN_TARGETS: &str = "// targets:";
 
 /// All `.cu` and `.cuh` files by name.
+#[derive(PartialEq, Eq)]
 pub(super) struct Sources {
     pub(super) folder: PathBuf,
     texts: BTreeMap<String, String>,
