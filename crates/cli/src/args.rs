@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use quant::{QuantConfig, QuantType};
 
 use crate::build;
-use crate::commands::{bench, chat, completions, demo, prompt, quantize, score};
+use crate::commands::{bench, chat, completions, demo, doctor, prompt, quantize, score};
 use crate::output::{self, CliError};
 
 const EXIT_CODES: &str = "\
@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Score(score::ScoreArgs),
     /// Measure the speed of this machine
     Bench(bench::BenchArgs),
+    /// Say which GPUs there are, and what keeps one from being used
+    Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -63,6 +65,7 @@ impl Command {
             Command::Quantize(args) => args.json,
             Command::Score(args) => args.json,
             Command::Bench(args) => args.json,
+            Command::Doctor(args) => args.json,
             Command::Chat(_) | Command::Completions(_) => false,
         }
     }

@@ -103,7 +103,7 @@ fn physical_cores(cpus: &Path) -> Option<usize> {
 }
 
 /// A GPU that NVIDIA's driver shows under `root`, by the path that shows it.
-fn visible_gpu(root: &Path) -> Option<String> {
+pub(crate) fn visible_gpu(root: &Path) -> Option<String> {
     let is_gpu = |name: &str| {
         name.strip_prefix("nvidia")
             .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))

@@ -35,6 +35,9 @@ pub(crate) enum CliError {
     /// A file or stream cannot be written.
     #[error("cannot write {what}: {source}")]
     Write { what: String, source: io::Error },
+    /// Something was looked for and found; how much.
+    #[error("{0}")]
+    Findings(String),
     /// The work was done but did not come out right.
     #[error("{0}")]
     Failed(String),
@@ -102,6 +105,7 @@ impl Verdict {
             }
             CliError::Write { .. } => Self::new(1, "write_failed", None),
             CliError::Failed(_) => Self::new(1, "failed", None),
+            CliError::Findings(_) => Self::new(5, "findings", None),
         }
     }
 
@@ -162,6 +166,11 @@ fn report(error: &Error) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Some(CliError::Usage { text: Some(text), .. }) => note(text.trim_end()),
+        // They stand in the report already.
+        Some(CliError::Findings(count)) => {
+            note(count);
+            return ExitCode::from(verdict.exit_code);
+        }
         _ if verdict.exit_code == 0 => return ExitCode::SUCCESS,
         _ => note(&format!("error: {}", one_line(&error.to_string()))),
     }

@@ -355,7 +355,8 @@ fn the_demo_model_has_a_name_in_every_command() {
 
 #[test]
 fn help_needs_nothing() {
-    for command in ["demo", "prompt", "chat", "quantize", "score", "bench", "completions"] {
+    for command in ["demo", "prompt", "chat", "quantize", "score", "bench", "doctor", "completions"]
+    {
         let run = halfbyte(&[command, "--help"]);
         assert_eq!((run.code, run.stderr.as_str()), (0, ""));
         assert!(run.stdout.contains("Usage: halfbyte"), "{}", run.stdout);
@@ -364,9 +365,27 @@ fn help_needs_nothing() {
     let run = halfbyte(&["--version"]);
     let lines: Vec<&str> = run.stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(lines, ["halfbyte", "build:", "target:", "cpu", "cuda"]);
-    assert!(run.stdout.ends_with("cuda kernels: none\n"));
+    let kernels = run.stdout.lines().last().unwrap();
+    assert!(kernels.contains("none (") || kernels.contains("sm_90a"), "{kernels}");
     let version = concat!("halfbyte ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(halfbyte(&["-V"]).stdout, version);
+}
+
+#[test]
+fn the_doctor_reports_in_words_and_in_json() {
+    let run = halfbyte(&["doctor"]);
+    let known = ["halfbyte:", "cpu", "cuda", "driver:", "findings:"];
+    for name in known {
+        let line = run.stdout.lines().find(|line| line.split(' ').next() == Some(name));
+        assert!(line.is_some(), "{name}: {}", run.text());
+    }
+    let json = halfbyte(&["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    // Findings are this machine's; what they mean to the shell is not.
+    let expected = if findings.is_empty() { (0, 0) } else { (5, 5) };
+    assert_eq!((run.code, json.code), expected, "{report}");
+    assert_eq!(run.stdout.ends_with("findings: none\n"), findings.is_empty());
 }
 
 #[test]

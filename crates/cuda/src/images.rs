@@ -65,6 +65,12 @@ pub fn compiler() -> &'static str {
     COMPILER
 }
 
+/// The CUDA version of that compiler, the oldest that a driver has to know to compile PTX of it.
+pub fn compiler_version() -> Option<(u32, u32)> {
+    let mut parts = COMPILER.strip_prefix("NVRTC ")?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// The targets that images are there for.
 pub fn targets() -> BTreeSet<Target> {
     IMAGES.iter().map(|image| image.target).collect()
@@ -280,6 +286,7 @@ mod tests {
     fn the_table_and_its_absence_agree() {
         assert_eq!(all().is_empty(), absent().is_some());
         assert_eq!(compiler().is_empty(), absent().is_some());
+        assert_eq!(compiler_version().is_none(), absent().is_some());
         for image in all() {
             assert_eq!(
                 image.bytes().unwrap().len(),

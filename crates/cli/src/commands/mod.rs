@@ -6,6 +6,7 @@ pub(crate) mod chat;
 pub(crate) mod quantize;
 pub(crate) mod score;
 pub(crate) mod bench;
+pub(crate) mod doctor;
 pub(crate) mod completions;
 
 use anyhow::Result;
@@ -21,6 +22,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Quantize(args) => quantize::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
 }
