@@ -7,9 +7,10 @@ namespace {
 constexpr int THREADS = 128;
 
 template <bool FP8>
-__device__ __forceinline__ float element(const KvLayer& kv, size_t row, int head_dim, int i) {
-    if (FP8) return float_of_e4m3(kv.blocks[row * head_dim + i]) * kv.scales[row];
-    return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(kv.blocks)[row * head_dim + i]);
+__device__ __forceinline__ float element(const KvLayer& kv, size_t tile, int token, int head_dim, int i) {
+    const u8* at = kv.blocks + tile * KV_BLOCK * head_dim * (FP8 ? 1 : 2) + kv_offset<FP8>(token, i, head_dim);
+    if (FP8) return float_of_e4m3(*at) * kv.scales[tile * KV_BLOCK + token];
+    return __bfloat162float(*reinterpret_cast<const __nv_bfloat16*>(at));
 }
 
 // Sum or maximum over the block, the same in every thread.
@@ -46,10 +47,10 @@ __device__ __forceinline__ void attention_any(
         const int key = first + int(threadIdx.x), count = min(THREADS, position + 1 - first);
         float score = -INFINITY;
         if (key <= position) {
-            const size_t at = kv_row(kv, table[key / KV_BLOCK], 0, kv_head, key % KV_BLOCK);
+            const size_t tile = kv_tile(kv, table[key / KV_BLOCK], 0, kv_head);
             float dot = 0;
 #pragma unroll 4
-            for (int i = 0; i < head_dim; ++i) dot = fmaf(own_q[i], element<FP8>(kv, at, head_dim, i), dot);
+            for (int i = 0; i < head_dim; ++i) dot = fmaf(own_q[i], element<FP8>(kv, tile, key % KV_BLOCK, head_dim, i), dot);
             score = dot * scale * LOG2_E;
         }
         const float high = fmaxf(top, block_reduce(score, scratch, [](float a, float b) { return fmaxf(a, b); }));
@@ -60,8 +61,8 @@ __device__ __forceinline__ void attention_any(
         for (int i = threadIdx.x; i < head_dim; i += THREADS) {
             float s = sum[i] * shrink;
             for (int j = 0; j < count; ++j) {
-                const size_t at = kv_row(kv, table[(first + j) / KV_BLOCK], 1, kv_head, (first + j) % KV_BLOCK);
-                s = fmaf(weights[j], element<FP8>(kv, at, head_dim, i), s);
+                const size_t tile = kv_tile(kv, table[(first + j) / KV_BLOCK], 1, kv_head);
+                s = fmaf(weights[j], element<FP8>(kv, tile, (first + j) % KV_BLOCK, head_dim, i), s);
             }
             sum[i] = s;
         }
@@ -74,11 +75,11 @@ __device__ __forceinline__ void attention_any(
 }  // namespace
 
 // Grid (q_heads, rows), 128 threads, dynamic shared memory 8 * head_dim bytes. q as rope_store writes it.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_any_bf16(
+extern "C" __global__ void __launch_bounds__(THREADS, 8) attention_any_bf16(
     KvLayer kv, const __nv_bfloat16* q, Rows rows, HeadsOut out, u32 q_heads, int head_dim, float scale) {
     attention_any<false>(kv, q, rows, out, q_heads, head_dim, scale);
 }
-extern "C" __global__ void __launch_bounds__(THREADS) attention_any_fp8(
+extern "C" __global__ void __launch_bounds__(THREADS, 8) attention_any_fp8(
     KvLayer kv, const __nv_bfloat16* q, Rows rows, HeadsOut out, u32 q_heads, int head_dim, float scale) {
     attention_any<true>(kv, q, rows, out, q_heads, head_dim, scale);
 }

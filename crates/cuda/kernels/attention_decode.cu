@@ -67,27 +67,30 @@ struct Tile {
     static __device__ __forceinline__ int v_token(int e, int t) { return 2 * t + (e & 1) + (e >> 1) * 8; }
 
     __device__ __forceinline__ void load_k(const KvLayer& kv, int block, int head, int lane) {
-        const size_t row = kv_row(kv, block, 0, head, lane / 4);
-        const u8* at = kv.blocks + row * (D * SIZE) + lane % 4 * 16;
+        const size_t tile = kv_tile(kv, block, 0, head);
+        const u8* at = kv.blocks + tile * (KV_BLOCK * D * SIZE);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
+            const int token = lane / 4 + r * 8, column = lane % 4 * (16 / SIZE);
 #pragma unroll
-            for (int j = 0; j < K_CHUNKS; ++j) load(k[r][j], at + r * 8 * D * SIZE + j * 64);
-            if (FP8) k_scale[r] = kv.scales[row + r * 8];
+            for (int j = 0; j < K_CHUNKS; ++j) load(k[r][j], at + kv_offset<FP8>(token, column + j * (64 / SIZE), D));
+            if (FP8) k_scale[r] = kv.scales[tile * KV_BLOCK + token];
         }
     }
 
     __device__ __forceinline__ void load_v(const KvLayer& kv, int block, int head, int lane) {
-        const size_t row = kv_row(kv, block, 1, head, 0);
-        const u8* at = kv.blocks + row * (D * SIZE) + lane / 4 * V_BYTES;
+        constexpr int CHUNK = V_BYTES / SIZE;
+        const size_t tile = kv_tile(kv, block, 1, head);
+        const u8* at = kv.blocks + tile * (KV_BLOCK * D * SIZE);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
+            const int token = v_token(e, lane % 4), column = lane / 4 * CHUNK;
 #pragma unroll
-            for (int j = 0; j < V_CHUNKS; ++j) load(v[e][j], at + v_token(e, lane % 4) * (D * SIZE) + j * 8 * V_BYTES);
+            for (int j = 0; j < V_CHUNKS; ++j) load(v[e][j], at + kv_offset<FP8>(token, column + j * 8 * CHUNK, D));
         }
         if (FP8) {
-            v_scale[0] = kv.scales[row + lane / 4];
-            v_scale[1] = kv.scales[row + lane / 4 + 8];
+            v_scale[0] = kv.scales[tile * KV_BLOCK + lane / 4];
+            v_scale[1] = kv.scales[tile * KV_BLOCK + lane / 4 + 8];
         }
     }
 
@@ -236,11 +239,10 @@ __device__ __forceinline__ void prepare_heads(
         __syncwarp();
         const int position = rows.positions[row];
         const int block = rows.block_tables[size_t(rows.row_sequence[row]) * rows.max_blocks + position / KV_BLOCK];
-        const size_t at = kv_row(kv, block, is_v, kv_head, position % KV_BLOCK);
-        const float scale = encode_head<S::FP8>(head, s.fresh[is_v], D, lane);
-        encode_head<S::FP8>(head, kv.blocks + at * (D * (S::FP8 ? 1 : 2)), D, lane);
+        const float scale =
+            encode_head<S::FP8>(head, s.fresh[is_v], D, lane, [](int i) { return i * (S::FP8 ? 1 : 2); });
         if (lane == 0) s.fresh_scale[is_v] = scale;
-        if (S::FP8 && lane == 0) kv.scales[at] = scale;
+        store_head<S::FP8>(kv, head, block, is_v, kv_head, position % KV_BLOCK, D, lane);
     }
     for (int i = group * s.Q_STRIDE + threadIdx.x; i < S::EIGHTS * 8 * s.Q_STRIDE; i += S::THREADS) s.q[i] = __nv_bfloat16(0.f);
 }
@@ -492,11 +494,11 @@ __device__ __forceinline__ void attention_decode(
 
 ATTENTION_DECODE(attention_decode_d128_8_bf16, 128, 1, false, 3)
 ATTENTION_DECODE(attention_decode_d128_16_bf16, 128, 2, false, 2)
-ATTENTION_DECODE(attention_decode_d64_8_bf16, 64, 1, false, 5)
+ATTENTION_DECODE(attention_decode_d64_8_bf16, 64, 1, false, 4)
 ATTENTION_DECODE(attention_decode_d64_16_bf16, 64, 2, false, 3)
 ATTENTION_DECODE(attention_decode_d128_8_fp8, 128, 1, true, 4)
 ATTENTION_DECODE(attention_decode_d128_16_fp8, 128, 2, true, 2)
-ATTENTION_DECODE(attention_decode_d64_8_fp8, 64, 1, true, 5)
+ATTENTION_DECODE(attention_decode_d64_8_fp8, 64, 1, true, 4)
 ATTENTION_DECODE(attention_decode_d64_16_fp8, 64, 2, true, 3)
 
 // Few rows (rows * kv_heads below the SMs): one block an SM has all its warps, so that fewer parts are to be joined.

@@ -2,10 +2,12 @@
 // cores of every card from sm_80 on (mma.sync). Cards with wgmma use attention_wgmma.cu for the second.
 #include "prefill.cuh"
 
-// Norms and turns q and k of every row; q goes to `q` (bf16 [rows][q_heads * head_dim]), k and v into the cache.
-//
-// Grid (rows), 256 threads, dynamic shared memory head_dim * 36 bytes. Any even head_dim. Bound by memory: four bytes read
-// and two written an element.
+// rope_store norms and turns q and k of every row; q goes to `q` (bf16 [rows][q_heads * head_dim]), k and v into the cache.
+// Bound by memory: four bytes read and two written an element.
+
+constexpr int ROPE_WARPS = 8;
+
+// Any even head_dim.
 template <bool FP8>
 __device__ __forceinline__ void rope_store(
     const KvLayer& kv, const HeadRows& heads, const Rows& rows, __nv_bfloat16* q, int head_dim) {
@@ -18,10 +20,10 @@ __device__ __forceinline__ void rope_store(
     let_next_start();
     const int position = rows.positions[row];
     if (position < 0) return;
-    for (int i = threadIdx.x; i < head_dim / 2; i += blockDim.x) rotation[i] = cos_sin(float(position) * heads.inv_freq[i]);
+    for (int i = threadIdx.x; i < head_dim / 2; i += ROPE_WARPS * 32) rotation[i] = cos_sin(float(position) * heads.inv_freq[i]);
     __syncthreads();
     const int block = rows.block_tables[size_t(rows.row_sequence[row]) * rows.max_blocks + position / KV_BLOCK];
-    for (int job = warp; job < q_heads + 2 * kv_heads; job += blockDim.x / 32) {
+    for (int job = warp; job < q_heads + 2 * kv_heads; job += ROPE_WARPS) {
         const float* from = heads.qkv + size_t(row) * heads.ld + job * head_dim;
         const bool is_q = job < q_heads, is_v = job >= q_heads + kv_heads;
         __syncwarp();
@@ -33,22 +35,104 @@ __device__ __forceinline__ void rope_store(
         }
         __syncwarp();
         if (is_q) {
-            encode_head<false>(head, reinterpret_cast<u8*>(q + (size_t(row) * q_heads + job) * head_dim), head_dim, lane);
-            continue;
+            u8* to = reinterpret_cast<u8*>(q + (size_t(row) * q_heads + job) * head_dim);
+            encode_head<false>(head, to, head_dim, lane, [](int i) { return i * 2; });
+        } else {
+            store_head<FP8>(kv, head, block, is_v, (job - q_heads) % kv_heads, position % KV_BLOCK, head_dim, lane);
         }
-        const size_t at = kv_row(kv, block, is_v, (job - q_heads) % kv_heads, position % KV_BLOCK);
-        const float scale = encode_head<FP8>(head, kv.blocks + at * head_dim * (FP8 ? 1 : 2), head_dim, lane);
-        if (FP8 && lane == 0) kv.scales[at] = scale;
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// The four elements of a head of 128 that a lane has: 2 lane, 2 lane + 1, and those 64 further on.
+struct Quarter {
+    float2 low, high;
+
+    __device__ __forceinline__ void turn(const float* norm, float eps, const float4& rotation, int lane) {
+        if (norm) {
+            const float squares = low.x * low.x + low.y * low.y + high.x * high.x + high.y * high.y;
+            const float inverse = rsqrtf(warp_sum(squares) / 128 + eps);
+            const float2 a = reinterpret_cast<const float2*>(norm)[lane], b = reinterpret_cast<const float2*>(norm)[lane + 32];
+            low.x *= inverse * a.x, low.y *= inverse * a.y, high.x *= inverse * b.x, high.y *= inverse * b.y;
+        }
+        const float2 a = low, b = high;
+        low = make_float2(a.x * rotation.x - b.x * rotation.y, a.y * rotation.z - b.y * rotation.w);
+        high = make_float2(b.x * rotation.x + a.x * rotation.y, b.y * rotation.z + a.y * rotation.w);
+    }
+};
+
+// head_dim 128: a head stays in registers, and a warp has several under way.
+template <bool FP8>
+__device__ __forceinline__ void rope_store_d128(const KvLayer& kv, const HeadRows& heads, const Rows& rows, __nv_bfloat16* q) {
+    constexpr int D = 128, BATCH = 3;
+    __shared__ float4 rotations[D / 4];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.x;
+    const int q_heads = heads.q_heads, kv_heads = kv.kv_heads, jobs = q_heads + 2 * kv_heads;
+    wait_for_previous();
+    let_next_start();
+    const float2* from = reinterpret_cast<const float2*>(heads.qkv + size_t(row) * heads.ld);
+    Quarter own[BATCH];
+    auto load = [&](int first) {
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            const float2* at = from + min(first + i * ROPE_WARPS, jobs - 1) * (D / 2) + lane;
+            own[i].low = at[0], own[i].high = at[D / 4];
+        }
+    };
+    load(warp);
+    const int position = rows.positions[row];
+    if (position < 0) return;
+    const int block = rows.block_tables[size_t(rows.row_sequence[row]) * rows.max_blocks + position / KV_BLOCK];
+    if (threadIdx.x < D / 2) {
+        reinterpret_cast<float2*>(rotations)[threadIdx.x] = cos_sin(float(position) * heads.inv_freq[threadIdx.x]);
+    }
+    __syncthreads();
+    const float4 rotation = rotations[lane];
+    for (int first = warp; first < jobs; first += BATCH * ROPE_WARPS) {
+        if (first != warp) load(first);
+#pragma unroll
+        for (int i = 0; i < BATCH; ++i) {
+            const int job = first + i * ROPE_WARPS, kv_head = (job - q_heads) % kv_heads;
+            if (job >= jobs) break;
+            const bool is_q = job < q_heads, is_v = job >= q_heads + kv_heads;
+            Quarter& x = own[i];
+            if (!is_v) x.turn(is_q ? heads.q_norm : heads.k_norm, heads.eps, rotation, lane);
+            if (is_q) {
+                u32* to = reinterpret_cast<u32*>(q + (size_t(row) * q_heads + job) * D);
+                to[lane] = pack_bf16(x.low.x, x.low.y);
+                to[lane + 32] = pack_bf16(x.high.x, x.high.y);
+                continue;
+            }
+            float2 scale = make_float2(1, 1);
+            const size_t tile = kv_tile(kv, block, is_v, kv_head);
+            const int token = position % KV_BLOCK;
+            if (FP8) {
+                scale = e4m3_scale(warp_max(fmaxf(fmaxf(fabsf(x.low.x), fabsf(x.low.y)), fmaxf(fabsf(x.high.x), fabsf(x.high.y)))));
+                if (lane == 0) kv.scales[tile * KV_BLOCK + token] = scale.x;
+            }
+            u8* to = kv.blocks + tile * KV_BLOCK * D * (FP8 ? 1 : 2);
+            store_pair<FP8>(to + kv_offset<FP8>(token, lane * 2, D), x.low.x, x.low.y, scale.y);
+            store_pair<FP8>(to + kv_offset<FP8>(token, lane * 2 + D / 2, D), x.high.x, x.high.y, scale.y);
+        }
+    }
+}
+
+// Grid (rows), 256 threads, dynamic shared memory head_dim * 36 bytes.
+extern "C" __global__ void __launch_bounds__(ROPE_WARPS * 32)
     rope_store_bf16(KvLayer kv, HeadRows heads, Rows rows, __nv_bfloat16* q, int head_dim) {
     rope_store<false>(kv, heads, rows, q, head_dim);
 }
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(ROPE_WARPS * 32)
     rope_store_fp8(KvLayer kv, HeadRows heads, Rows rows, __nv_bfloat16* q, int head_dim) {
     rope_store<true>(kv, heads, rows, q, head_dim);
+}
+// The same for head_dim 128, with no dynamic shared memory; heads.ld is even.
+extern "C" __global__ void __launch_bounds__(ROPE_WARPS * 32)
+    rope_store_d128_bf16(KvLayer kv, HeadRows heads, Rows rows, __nv_bfloat16* q, int) {
+    rope_store_d128<false>(kv, heads, rows, q);
+}
+extern "C" __global__ void __launch_bounds__(ROPE_WARPS * 32)
+    rope_store_d128_fp8(KvLayer kv, HeadRows heads, Rows rows, __nv_bfloat16* q, int) {
+    rope_store_d128<true>(kv, heads, rows, q);
 }
 
 // --------------------------------------------------------------------------------------------------------- attention
@@ -73,6 +157,44 @@ __device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 address) {
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
 }
 
+// The same from e4m3, exact in bf16: through registers, a few loads under way at a time.
+template <int D>
+__device__ __forceinline__ void expand_keys(const Work& w, const KvLayer& kv, int is_v, int first, u8* smem) {
+    constexpr int CHUNKS = D / 16, ROWS = THREADS / CHUNKS, TURNS = KEYS / ROWS;
+    const int chunk = threadIdx.x % CHUNKS, row = threadIdx.x / CHUNKS;
+    uint4 codes[TURNS];
+    float scale[TURNS];
+#pragma unroll
+    for (int i = 0; i < TURNS; ++i) {
+        const int key = first + i * ROWS + row, block = w.table[min(key, w.key_last) / KV_BLOCK];
+        const size_t at = kv_tile(kv, block, is_v, w.kv_head) * KV_BLOCK + key % KV_BLOCK;
+        codes[i] = *reinterpret_cast<const uint4*>(kv.blocks + at * D + chunk * 16);
+        scale[i] = key <= w.key_last ? kv.scales[at] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < TURNS; ++i) expand_chunk<D>(codes[i], scale[i], smem, i * ROWS + row, chunk);
+}
+
+template <int D, bool FP8>
+__device__ __forceinline__ void load_keys(const Work& w, const KvLayer& kv, int is_v, int first, u8* smem) {
+    static_assert(THREADS == 128, "what copy_keys takes");
+    if (FP8) {
+        expand_keys<D>(w, kv, is_v, first, smem);
+    } else {
+        copy_keys<D, KEYS>(w, kv, is_v, first, smem, threadIdx.x);
+    }
+}
+
+// Where a lane's row of a fragment lies, of rows `row` and chunk `chunk` of the first; 16 columns further is `at ^ 32`, and so on
+// up to 64 columns. Hidden from the compiler, which else keeps every such address in a register, and has none to spare.
+template <int D>
+__device__ __forceinline__ u32 fragment_base(int row, int chunk) {
+    u32 at = swizzled(row, chunk, D);
+    asm volatile("" : "+r"(at));
+    return at;
+}
+__device__ __forceinline__ u32 columns_on(u32 at, int sixteens) { return (at ^ sixteens % 4 * 32) + sixteens / 4 * 1024; }
+
 // A warp's 32 rows: two fragments of 16, of which a lane holds rows g and g + 8.
 template <int D>
 struct WarpRows {
@@ -91,17 +213,17 @@ struct WarpRows {
 
     __device__ __forceinline__ void score(u32 smem_q, u32 smem_k, float (&s)[2][KEYS / 8][4]) const {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        const u32 at_q = smem_q + fragment_base<D>(warp * 32 + lane % 16, lane / 16);
+        const u32 at_k = smem_k + fragment_base<D>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
 #pragma unroll
         for (int k = 0; k < D / 16; ++k) {
             u32 a[2][4];
 #pragma unroll
-            for (int m = 0; m < 2; ++m) {
-                load_matrices(a[m], smem_q + swizzled(warp * 32 + m * 16 + lane % 16, k * 2 + lane / 16, QUERY_ROWS));
-            }
+            for (int m = 0; m < 2; ++m) load_matrices(a[m], columns_on(at_q, k) + m * 16 * D * 2);
 #pragma unroll
             for (int n = 0; n < KEYS / 16; ++n) {
                 u32 b[4];
-                load_matrices(b, smem_k + swizzled(n * 16 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2, KEYS));
+                load_matrices(b, columns_on(at_k, k) + n * 16 * D * 2);
 #pragma unroll
                 for (int m = 0; m < 2; ++m) {
                     mma(s[m][n * 2], a[m][0], a[m][1], a[m][2], a[m][3], b[0], b[1]);
@@ -128,8 +250,9 @@ struct WarpRows {
         }
     }
 
-    // Scores become probabilities, relative to the new maximum.
+    // Scores become probabilities, relative to the new maximum; what came before shrinks to it.
     __device__ __forceinline__ void soften(float scale, float (&s)[2][KEYS / 8][4]) {
+        float shrink[2][2];
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -140,7 +263,7 @@ struct WarpRows {
                 high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
                 high = fmaxf(high, __shfl_xor_sync(~0u, high, 2));
                 const float base = high == -INFINITY ? 0 : high * scale;  // a row may see none of these keys
-                const float shrink = exp2_fast(top[m][r] * scale - base);
+                shrink[m][r] = exp2_fast(top[m][r] * scale - base);
                 top[m][r] = high;
                 float added = 0;
 #pragma unroll
@@ -148,15 +271,18 @@ struct WarpRows {
 #pragma unroll
                     for (int i = r * 2; i < r * 2 + 2; ++i) added += s[m][n][i] = exp2_fast(fmaf(s[m][n][i], scale, -base));
                 }
-                sum[m][r] = sum[m][r] * shrink + added;
-#pragma unroll
-                for (int i = 0; i < D / 8; ++i) out[m][i][r * 2] *= shrink, out[m][i][r * 2 + 1] *= shrink;
+                sum[m][r] = sum[m][r] * shrink[m][r] + added;
             }
         }
+        // After a few steps maxima seldom change.
+        if (!__any_sync(~0u, shrink[0][0] != 1 || shrink[0][1] != 1 || shrink[1][0] != 1 || shrink[1][1] != 1)) return;
+#pragma unroll
+        for (int i = 0; i < 2 * D / 8 * 4; ++i) out[i / (D / 2)][i / 4 % (D / 8)][i % 4] *= shrink[i / (D / 2)][i % 4 / 2];
     }
 
     __device__ __forceinline__ void weigh(u32 smem_v, const float (&s)[2][KEYS / 8][4]) {
         const int lane = threadIdx.x % 32;
+        const u32 at = smem_v + fragment_base<D>(lane % 16, lane / 16);
 #pragma unroll
         for (int k = 0; k < KEYS / 16; ++k) {
             u32 a[2][4];
@@ -171,7 +297,7 @@ struct WarpRows {
 #pragma unroll
             for (int n = 0; n < D / 16; ++n) {
                 u32 b[4];
-                load_transposed(b, smem_v + swizzled(k * 16 + lane % 16, n * 2 + lane / 16, KEYS));
+                load_transposed(b, columns_on(at, n) + k * 16 * D * 2);
 #pragma unroll
                 for (int m = 0; m < 2; ++m) {
                     mma(out[m][n * 2], a[m][0], a[m][1], a[m][2], a[m][3], b[0], b[1]);
@@ -206,22 +332,22 @@ struct WarpRows {
 template <int D, bool FP8>
 __device__ __forceinline__ void attention_prefill(
     const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows, const QueryTiles& list, const HeadsOut& out, u32 q_heads, float scale) {
-    extern __shared__ __align__(128) u8 smem[];
+    extern __shared__ __align__(1024) u8 smem[];
     u8 *smem_q = smem, *smem_k = smem_q + QUERY_ROWS * D * 2, *smem_v = smem_k + KEYS * D * 2;
     wait_for_previous();
     let_next_start();
     const int2 tile = list.tiles[blockIdx.y];
     if (tile.x < 0) return;
-    const Work w(list, rows, tile, q_heads, kv.kv_heads, KEYS);
+    const Work w(list, rows, tile, blockIdx.x, q_heads / kv.kv_heads, KEYS);
     load_queries<D, QUERY_ROWS, THREADS>(w, q, q_heads, shared_address(smem_q), 0, threadIdx.x);
-    load_keys<D, KEYS, THREADS, FP8>(w, kv, 0, w.key_first, smem_k, threadIdx.x);
+    load_keys<D, FP8>(w, kv, 0, w.key_first, smem_k);
     copies_commit();
     WarpRows<D> own;
     const int unmasked_low = first_visible(w.key_last, rows.window), unmasked_high = w.position(0);
     for (int key = w.key_first; key <= w.key_last; key += KEYS) {
         copies_wait<0>();
         __syncthreads();
-        load_keys<D, KEYS, THREADS, FP8>(w, kv, 1, key, smem_v, threadIdx.x);
+        load_keys<D, FP8>(w, kv, 1, key, smem_v);
         copies_commit();
         float s[2][KEYS / 8][4] = {};
         own.score(shared_address(smem_q), shared_address(smem_k), s);
@@ -229,7 +355,7 @@ __device__ __forceinline__ void attention_prefill(
         own.soften(scale * LOG2_E, s);
         copies_wait<0>();
         __syncthreads();
-        if (key + KEYS <= w.key_last) load_keys<D, KEYS, THREADS, FP8>(w, kv, 0, key + KEYS, smem_k, threadIdx.x);
+        if (key + KEYS <= w.key_last) load_keys<D, FP8>(w, kv, 0, key + KEYS, smem_k);
         copies_commit();
         own.weigh(shared_address(smem_v), s);
     }

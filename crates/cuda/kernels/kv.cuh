@@ -4,7 +4,9 @@
 #include "common.cuh"
 
 // One layer of the cache: [block][k | v][kv_head][16 tokens][head_dim], bf16, or e4m3 with a scale for each token and
-// head, a power of two. Bytes of a token and layer at 8 heads of 128: 4,096 in bf16, 2,112 in e4m3 (2,048 of codes, 64 of scales).
+// head, a power of two. Bytes of a token and layer at 8 heads of 128: 4,096 in bf16, 2,112 in e4m3 (2,048 of codes, 64 of
+// scales). Where head_dim is a multiple of 64, the bf16 tokens of a head lie in swizzled atoms (see `swizzled`): as the tensor
+// cores want them in shared memory, so that a head's 16 tokens are copied there whole.
 struct KvLayer {
     u8* blocks;
     float* scales;      // [block][k | v][kv_head][16 tokens]; unused with bf16
@@ -52,6 +54,7 @@ struct Span {
 struct QueryTiles {
     const Span* spans;
     const int2* tiles;
+    u32 count;
 };
 
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -157,54 +160,93 @@ __device__ __forceinline__ void rope_head(
 
 // ------------------------------------------------------------------------------------------------------------ cache
 
-__device__ __forceinline__ size_t kv_row(const KvLayer& kv, int block, int is_v, int head, int token) {
-    return ((size_t(block) * 2 + is_v) * kv.kv_heads + head) * KV_BLOCK + token;  // also the index of its scale
+// Rows of bf16 in atoms of 8 rows and 64 columns, 128 bytes a row, 16-byte chunks swizzled by the row; the atoms of eight
+// rows follow one another, D / 64 of them. Where 16-byte chunk `chunk` of row `row` lies, in bytes.
+__device__ __forceinline__ u32 swizzled(int row, int chunk, int head_dim) {
+    const int atom = row / 8 * (head_dim / 64) + chunk / 8;
+    return u32(atom * 1024 + row % 8 * 128 + ((chunk % 8) ^ (row % 8)) * 16);
 }
 
-// e4m3, rounded to nearest even; |v| is at most 448 here.
+// The 16 tokens of a head: this times 16 * head_dim is where they begin, in elements; plus the token, the index of its scale
+// is this times 16.
+__device__ __forceinline__ size_t kv_tile(const KvLayer& kv, int block, int is_v, int head) {
+    return (size_t(block) * 2 + is_v) * kv.kv_heads + head;
+}
+
+// Where element i of a token lies among the 16 tokens of a head, in bytes.
+template <bool FP8>
+__device__ __forceinline__ u32 kv_offset(int token, int i, int head_dim) {
+    if (FP8) return token * head_dim + i;
+    return head_dim % 64 ? (token * head_dim + i) * 2 : swizzled(token, i / 8, head_dim) + i % 8 * 2;
+}
+
+// e4m3, rounded to nearest even, at most 448.
 __device__ __forceinline__ u8 to_e4m3(float v) {
     const u32 sign = __float_as_uint(v) >> 24 & 0x80;
-    const float magnitude = fabsf(v);
+    const float magnitude = fminf(fabsf(v), 448);
     if (magnitude < 0.015625f) return u8(sign | u32(rintf(magnitude * 512)));  // subnormal, in steps of 2^-9
     const u32 bits = __float_as_uint(magnitude);
     const u32 rounded = bits + 0x7ffff + (bits >> 20 & 1);
     return u8(sign | ((rounded >> 20) - (120 << 3)));
 }
 
-// Two e4m3 in bytes 1 and 3 of a word become two bf16; bytes 0 and 2 do not count. The exponent moves down by four bits, and
-// the product mends its bias (and makes normal numbers of subnormal ones).
-__device__ __forceinline__ u32 bf16_of_e4m3(u32 spread) {
+// Two e4m3 in bytes 1 and 3 of a word become two bf16, times the power of two whose factor is given; bytes 0 and 2 do not count.
+// The exponent moves down by four bits, and the product mends its bias (and makes normal numbers of subnormal ones).
+constexpr u32 E4M3_ONE = 0x7b807b80;  // 2^120 twice
+__device__ __forceinline__ u32 bf16_of_e4m3(u32 spread, u32 factor = E4M3_ONE) {
     const u32 bits = (spread & 0x80008000u) | (spread >> 4 & 0x07f007f0u);
     u32 result;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(bits), "r"(0x7b807b80u), "r"(0x80008000u));
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(bits), "r"(factor), "r"(0x80008000u));
     return result;
+}
+// The factor of a scale, a power of two up to 2^7 or zero.
+__device__ __forceinline__ u32 e4m3_factor(float scale) {
+    const u32 one = __float_as_uint(scale * 0x1p60f * 0x1p60f) >> 16;
+    return one | one << 16;
 }
 
 __device__ __forceinline__ float float_of_e4m3(u8 code) {
     return __uint_as_float(u32(code & 0x80) << 24 | u32(code & 0x7f) << 20) * 0x1p120f;
 }
 
-// A warp writes one head of a token, f32 in shared memory, as the cache keeps it, to `to` [head_dim] (head_dim is even).
-// Returns the scale, 1 with bf16.
+// Scale of a head in e4m3, whose greatest magnitude is `top`: a power of two, so that a code times it is exact in bf16; the
+// least with top / scale <= 448 = 1.75 * 2^8, but 2^7 at most. Returns the scale and its inverse.
+__device__ __forceinline__ float2 e4m3_scale(float top) {
+    const u32 bits = max(__float_as_uint(top), 16u << 23);
+    const u32 exponent = min((bits >> 23) - 8 + ((bits & 0x7fffff) > 0x600000), 127u + 7);
+    return make_float2(__uint_as_float(exponent << 23), __uint_as_float((254 - exponent) << 23));
+}
+
 template <bool FP8>
-__device__ __forceinline__ float encode_head(const float* head, u8* to, int head_dim, int lane) {
-    float scale = 1, inverse = 1;
+__device__ __forceinline__ void store_pair(u8* to, float low, float high, float inverse) {
+    if (FP8) {
+        *reinterpret_cast<u16*>(to) = u16(to_e4m3(low * inverse) | to_e4m3(high * inverse) << 8);
+    } else {
+        *reinterpret_cast<u32*>(to) = pack_bf16(low, high);
+    }
+}
+
+// A warp writes one head of a token, f32 in shared memory: pairs of elements i and i + 1 as the cache keeps them, to
+// `to` + at(i) (head_dim is even). Returns the scale, 1 with bf16.
+template <bool FP8, class At>
+__device__ __forceinline__ float encode_head(const float* head, u8* to, int head_dim, int lane, At at) {
+    float2 scale = make_float2(1, 1);
     if (FP8) {
         float top = 0;
         for (int i = lane; i < head_dim; i += 32) top = fmaxf(top, fabsf(head[i]));
-        // A power of two, so that a code times its scale is exact in bf16: the least with |head| / scale <= 448 = 1.75 * 2^8.
-        const u32 bits = max(__float_as_uint(warp_max(top)), 16u << 23);
-        const u32 exponent = (bits >> 23) - 8 + ((bits & 0x7fffff) > 0x600000);
-        scale = __uint_as_float(exponent << 23);
-        inverse = __uint_as_float((254 - exponent) << 23);
+        scale = e4m3_scale(warp_max(top));
     }
-    for (int i = lane * 2; i < head_dim; i += 64) {
-        const float low = head[i], high = head[i + 1];
-        if (FP8) {
-            *reinterpret_cast<u16*>(to + i) = u16(to_e4m3(low * inverse) | to_e4m3(high * inverse) << 8);
-        } else {
-            *reinterpret_cast<u32*>(to + i * 2) = pack_bf16(low, high);
-        }
-    }
-    return scale;
+    for (int i = lane * 2; i < head_dim; i += 64) store_pair<FP8>(to + at(i), head[i], head[i + 1], scale.y);
+    return scale.x;
+}
+
+// The same into its place in the cache.
+template <bool FP8>
+__device__ __forceinline__ void store_head(
+    const KvLayer& kv, const float* head, int block, int is_v, int kv_head, int token, int head_dim, int lane) {
+    const size_t tile = kv_tile(kv, block, is_v, kv_head);
+    u8* to = kv.blocks + tile * KV_BLOCK * head_dim * (FP8 ? 1 : 2);
+    const float scale =
+        encode_head<FP8>(head, to, head_dim, lane, [&](int i) { return kv_offset<FP8>(token, i, head_dim); });
+    if (FP8 && lane == 0) kv.scales[tile * KV_BLOCK + token] = scale;
 }
