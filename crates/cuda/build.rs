@@ -18,7 +18,7 @@ fn main() -> Result<(), String> {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets no folder")?);
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no output folder")?);
     let required = env::var_os("HALFBYTE_REQUIRE_KERNELS").is_some_and(|value| value == "1");
-    let generated = match images(&root) {
+    let generated = match images(&root, required) {
         Ok(images) => images,
         Err(reason) if required => {
             return Err(format!("no CUDA kernels to embed: {reason}; run `cargo xtask kernels`"));
@@ -35,7 +35,7 @@ fn absent(reason: &str) -> String {
 }
 
 /// The Rust source of the table of images, or why there is none.
-fn images(root: &Path) -> Result<String, String> {
+fn images(root: &Path, required: bool) -> Result<String, String> {
     let folder = root.join("images");
     let Ok(manifest) = fs::read_to_string(folder.join("manifest.json")) else {
         return Err("they were not compiled".to_owned());
@@ -44,8 +44,17 @@ fn images(root: &Path) -> Result<String, String> {
         serde_json::from_str(&manifest).map_err(|error| format!("manifest.json: {error}"))?;
     let of_sources: BTreeMap<String, String> =
         serde_json::from_value(manifest["sources"].clone()).unwrap_or_default();
-    if of_sources != sources(&root.join("kernels"))? {
+    let present = sources(&root.join("kernels"))?;
+    // Of a part only the sources of that part count: whoever left something out knows.
+    let is_current = match is_partial(&manifest) {
+        true => of_sources.iter().all(|(name, hash)| present.get(name) == Some(hash)),
+        false => of_sources == present,
+    };
+    if !is_current {
         return Err("their sources have changed since they were compiled".to_owned());
+    }
+    if required && is_partial(&manifest) {
+        return Err("only some of them were compiled".to_owned());
     }
     let mut generated = format!(
         "const COMPILER: &str = {:?};\nconst ABSENT: Option<&str> = None;\nstatic IMAGES: &[Image] = &[\n",
@@ -67,6 +76,10 @@ fn images(root: &Path) -> Result<String, String> {
     }
     generated.push_str("];\n");
     Ok(generated)
+}
+
+fn is_partial(manifest: &Value) -> bool {
+    manifest["partial"].as_bool().unwrap_or(false)
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> Result<&'a str, String> {

@@ -3,6 +3,7 @@
 //! The compiler is NVRTC from PyPI at pinned versions and hashes: no CUDA toolkit, host compiler, GPU or root is needed.
 
 mod toolchain;
+mod native;
 mod sources;
 mod compile;
 mod manifest;
@@ -24,10 +25,12 @@ const TARGETS: [&str; 8] =
     ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120", "compute_80", "compute_120"];
 
 /// What was typed.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     /// Compile nothing and fetch nothing: is what lies there of these sources, and within its limits?
     offline_check: bool,
+    /// Compile for the GPUs of this machine alone, and nothing where there is none.
+    native: bool,
     /// Look for the instructions that are meant.
     disassemble: bool,
     /// Print what each kernel takes.
@@ -49,6 +52,7 @@ impl Options {
             };
             match *argument {
                 "--offline-check" => options.offline_check = true,
+                "--native" => options.native = true,
                 "--disassemble" => options.disassemble = true,
                 "--report" => options.report = true,
                 "--only" => options.only.push(value()?),
@@ -76,6 +80,14 @@ impl Options {
 
 /// Compiles what has changed, and checks what came out.
 pub(crate) fn kernels(root: &Path, options: &Options) -> Result<()> {
+    let mut options = options.clone();
+    if options.native {
+        let Some(targets) = native::targets() else {
+            println!("no NVIDIA GPU here (nvidia-smi shows none): no kernels are needed");
+            return Ok(());
+        };
+        options.targets = targets;
+    }
     let folder = root.join("crates/cuda");
     let sources = Sources::read(&folder.join("kernels"))?;
     let limits = Limits::read(&folder.join("kernels/resources.json"))?;
@@ -85,7 +97,7 @@ pub(crate) fn kernels(root: &Path, options: &Options) -> Result<()> {
         manifest
     } else {
         let toolchain = Toolchain::install(root)?;
-        compile::compile(&toolchain, &sources, &folder.join("images"), options)?
+        compile::compile(&toolchain, &sources, &folder.join("images"), &options)?
     };
     if options.report {
         resources::report(&manifest);

@@ -22,10 +22,12 @@ cargo xtask <COMMAND>
   test                 build everything and run every test that needs no more than Rust
   ci                   what CI runs: rustfmt, clippy, rustdoc, tidy, the fuzz targets' build, the demo, then test
   tidy                 rules of the repository: paths in documents, layers, unsafe, sizes, versions
-  kernels [--report] [--disassemble] [--offline-check] [--only FILE] [--target TARGET]
+  kernels [--native] [--only FILE] [--target TARGET] [--report] [--disassemble] [--offline-check]
                        compile crates/cuda/kernels into crates/cuda/images, where the build finds them, and check
-                       registers and local memory; with --report print them, with --disassemble look for instructions;
-                       --offline-check compiles nothing (the first time: about 100 MB of compiler, into target/nvrtc)
+                       registers and local memory (the first time: about 100 MB of compiler, into target/nvrtc);
+                       --native: for the GPUs of this machine alone, and nothing without one; --only, --target: a part
+                       (both may be repeated); --report prints what each kernel takes, --disassemble looks for the
+                       instructions that are meant, --offline-check compiles nothing
   peers                every fixture through the binary, its artefacts through transformers + bitsandbytes
                        (the first time: about 1 GB of Python packages, into target/peers)
   soak [--cases N] [--kills N] [--runs N]
