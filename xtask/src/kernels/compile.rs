@@ -17,8 +17,10 @@ use super::sources::{Sources, hash};
 use super::toolchain::Toolchain;
 use super::{Options, resources};
 
-/// What every file is compiled with; `-v` reports what each kernel takes.
-const FLAGS: [&str; 2] = ["--std=c++17", "--ptxas-options=-v"];
+/// What every file is compiled with. Without `--device-as-default-execution-space` NVRTC takes lambdas for functions of
+/// the host; `-v` reports what each kernel takes.
+const FLAGS: [&str; 3] =
+    ["--std=c++17", "--device-as-default-execution-space", "--ptxas-options=-v"];
 
 /// More takes four times as long for 1 % less.
 const DEFLATE_LEVEL: u8 = 6;

@@ -80,6 +80,8 @@ fn before(line: &str, what: &str) -> u64 {
 pub(super) struct Limits {
     /// Beginnings of names of kernels that must not spill.
     hot: Vec<String>,
+    /// Bytes that a hot kernel spills all the same, on any target.
+    spill_bytes: BTreeMap<String, u64>,
     /// Bytes of local memory that a kernel may have, on any target.
     local_bytes: BTreeMap<String, u64>,
     /// Instructions that must be in the machine code, by file and target.
@@ -97,7 +99,10 @@ impl Limits {
         let names = |value: &Value| -> Option<Vec<String>> {
             value.as_array()?.iter().map(|name| Some(name.as_str()?.to_owned())).collect()
         };
-        let local = value["local_bytes"].as_object()?.iter();
+        let bytes = |value: &Value| -> Option<BTreeMap<String, u64>> {
+            let entries = value.as_object()?.iter();
+            entries.map(|(name, bytes)| Some((name.clone(), bytes.as_u64()?))).collect()
+        };
         let instructions = value["instructions"].as_object()?.iter().map(|(file, targets)| {
             let targets = targets.as_object()?.iter();
             let targets = targets.map(|(target, list)| Some((target.clone(), names(list)?)));
@@ -105,9 +110,8 @@ impl Limits {
         });
         Some(Limits {
             hot: names(&value["hot"])?,
-            local_bytes: local
-                .map(|(name, bytes)| Some((name.clone(), bytes.as_u64()?)))
-                .collect::<Option<_>>()?,
+            spill_bytes: bytes(&value["spill_bytes"])?,
+            local_bytes: bytes(&value["local_bytes"])?,
             instructions: instructions.collect::<Option<_>>()?,
         })
     }
@@ -120,24 +124,30 @@ impl Limits {
             for kernel in &image.kernels {
                 let place = format!("{} of {}.cu, {}", kernel.name, image.file, image.target);
                 let is_hot = self.hot.iter().any(|prefix| kernel.name.starts_with(prefix.as_str()));
-                if is_hot && kernel.spill_bytes > 0 {
-                    found
-                        .push(format!("{place}: spills {} bytes of registers", kernel.spill_bytes));
+                let allowed =
+                    |limits: &BTreeMap<String, u64>| limits.get(&kernel.name).copied().unwrap_or(0);
+                let (spills, allowed) = (allowed(&self.spill_bytes), allowed(&self.local_bytes));
+                if is_hot && kernel.spill_bytes > spills {
+                    let bytes = kernel.spill_bytes;
+                    found.push(format!(
+                        "{place}: spills {bytes} bytes of registers, {spills} are allowed"
+                    ));
                 }
-                let allowed = self.local_bytes.get(&kernel.name).copied().unwrap_or(0);
                 if kernel.stack_bytes > allowed {
                     found.push(format!(
                         "{place}: {} bytes of local memory, {allowed} are allowed",
                         kernel.stack_bytes
                     ));
                 }
-                if kernel.stack_bytes > 0 {
+                if kernel.stack_bytes > 0 || kernel.spill_bytes > 0 {
                     needed.insert(kernel.name.as_str());
                 }
             }
         }
         if !manifest.partial {
-            let unused = self.local_bytes.keys().filter(|name| !needed.contains(name.as_str()));
+            let listed: BTreeSet<&String> =
+                self.local_bytes.keys().chain(self.spill_bytes.keys()).collect();
+            let unused = listed.into_iter().filter(|name| !needed.contains(name.as_str()));
             found.extend(
                 unused.map(|name| {
                     format!("resources.json: {name} needs no local memory; take it off")
@@ -220,11 +230,11 @@ ptxas info    : Compile time = 193.995 ms";
 
     #[test]
     fn what_a_kernel_may_take() {
-        let limits = |hot: &str, local: Value| json!({ "hot": [hot], "local_bytes": local, "instructions": {} });
+        let limits = |hot: &str, local: Value| json!({ "hot": [hot], "spill_bytes": { "norm": 8 }, "local_bytes": local, "instructions": {} });
         check_limits(limits("gemv", json!({ "norm": 16 })), &[]);
         check_limits(
             limits("nor", json!({ "norm": 16 })),
-            &["norm of layer.cu, sm_90a: spills 12 bytes of registers"],
+            &["norm of layer.cu, sm_90a: spills 12 bytes of registers, 8 are allowed"],
         );
         check_limits(
             limits("gemv", json!({ "gone": 8 })),
