@@ -1,0 +1,283 @@
+// The two formats of weights that the few-token kernels read: how a warp fetches units of them ahead, what their activations
+// look like in shared memory, and how the two are multiplied.
+//
+// C columns (1, 2, 4 or 8 tokens) take 2 C columns of the B fragment, two planes of each, as 2 * column + plane. A fragment
+// has eight: C = 8 takes two (Q), and 4-bit weights of fewer columns put the blocks of 64 columns of K beside one another, so
+// that all of a unit's blocks have sums of their own after one pass: 2 C * (block % (4 / C)) + 2 * column + plane.
+// A lane's results are those of columns 2 t and 2 t + 1 of B, the two planes of one column.
+#pragma once
+
+#include "stream.cuh"
+#include "w4.cuh"
+
+#ifndef GEMV_STAGES
+#define GEMV_STAGES 3
+#endif
+constexpr u32 STAGES4 = GEMV_STAGES;
+
+template <int T>
+constexpr int Q_OF = T == 8 ? 2 : 1;
+
+__device__ __forceinline__ float lanes_max(float v, int lanes) {
+    for (int bit = lanes / 2; bit; bit /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, bit));
+    return v;
+}
+
+__device__ __forceinline__ float lanes_sum(float v, int lanes) {
+    for (int bit = lanes / 2; bit; bit /= 2) v += __shfl_xor_sync(~0u, v, bit);
+    return v;
+}
+
+// What a lane needs to know to multiply: the activations of its column of B in shared memory and the steps of its results.
+// Columns that an expert does not have read zeros.
+struct Operand {
+    const char* x[2];
+    float step[2];
+};
+
+__device__ __forceinline__ void store_planes(char* to, u32 lane, const u32 (&hi)[4], const u32 (&lo)[4]) {
+    if (!to) return;
+    uint4* out = reinterpret_cast<uint4*>(to + lane / 4 * 128 + lane % 4 * 16);
+    out[0] = make_uint4(hi[0], hi[1], hi[2], hi[3]);
+    out[4] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
+}
+
+// ------------------------------------------------------------------------------------------------------------- 4 bits
+
+struct Format4 {
+    using Matrix = Matrix4;
+    static constexpr u32 COLS = SLICE;        // of a unit
+    static constexpr u32 LANE_COLS = 16;      // of a unit's activations that one lane prepares
+    static constexpr u32 X_BYTES = 2 * COLS;  // [4 blocks][2 planes][4 lanes t] of uint4: a word for each 16 columns
+    static constexpr bool CLASSES = true;     // whether fewer columns are less work
+    static constexpr bool WHOLE_BLOCKS = true;  // k_true is a multiple of 64: a lane's columns are all there or none
+    static constexpr u32 STAGE_BYTES = 2048 + 256;  // codes; scales: plain ones fill their place
+    template <int T>
+    static constexpr u32 STAGES = STAGES4;
+
+    // Two planes of a lane's 16 columns, stored where `to` is given. Returns the step, which the unit shares.
+    __device__ __forceinline__ static float store(char* to, u32 lane, const float (&v)[LANE_COLS], float weight) {
+        float top = 1e-30f;
+#pragma unroll
+        for (int i = 0; i < int(LANE_COLS); ++i) top = fmaxf(top, fabsf(v[i]));
+        top = lanes_max(top, COLS / LANE_COLS);
+        const float inverse = ACTIVATION_MAX / top;
+        u32 hi[4], lo[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const float four[4] = {v[4 * j], v[4 * j + 1], v[4 * j + 2], v[4 * j + 3]};
+            to_planes(four, inverse, hi[j], lo[j]);
+        }
+        store_planes(to, lane, hi, lo);
+        return top / ACTIVATION_MAX * weight;
+    }
+
+    // Where a lane fetches units from.
+    struct Source {
+        const char *codes, *scales;
+        __device__ __forceinline__ void begin(const Matrix& w, u32 tile, u32 slice, u32 tile_units) {
+            const u32 lane = threadIdx.x % 32;
+            const u64 unit = u64(tile) * tile_units + slice;
+            codes = reinterpret_cast<const char*>(w.codes) + unit * 2048 + lane * 16;
+            scales = static_cast<const char*>(w.scales) + unit * scale_bytes(w) + lane * 16;
+        }
+        __device__ __forceinline__ static u32 scale_bytes(const Matrix& w) { return w.format == SCALE_PLAIN ? 256 : 64; }
+        template <class Ring>
+        __device__ __forceinline__ void fetch(const Matrix& w, const Ring& ring) {
+#pragma unroll
+            for (int block = 0; block < 4; ++block) ring.copy(block * 512, codes + block * 512);
+            if (threadIdx.x % 32 * 16 < scale_bytes(w)) ring.copy(2048, scales);
+            codes += 2048, scales += scale_bytes(w);
+        }
+    };
+
+    // The scales of block t of a lane's rows g and g + 8, but for their codes. They are asked for one unit ahead, and where
+    // they begin one segment ahead.
+    struct Scales {
+        const float* nested[2];
+        u32 block[2];
+        float offset[2], value[2];  // value: of the unit asked for
+
+        // A word of the two HalfTile of a tile, for `begin`.
+        __device__ __forceinline__ static u32 ask_tile(const Matrix& w, u32 tile) {
+            const u32 lane = threadIdx.x % 32;
+            if (w.format == SCALE_PLAIN || lane >= 8) return 0;
+            return __ldg(reinterpret_cast<const u32*>(w.halves + u64(tile) * 2) + lane);
+        }
+        __device__ __forceinline__ void begin(const Matrix& w, u32 slice, u32 word) {
+            if (w.format == SCALE_PLAIN) return;
+            const u32 lane = threadIdx.x % 32;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const u64 low = __shfl_sync(~0u, word, 4 * half), high = __shfl_sync(~0u, word, 4 * half + 1);
+                nested[half] = reinterpret_cast<const float*>(high << 32 | low);
+                block[half] = __shfl_sync(~0u, word, 4 * half + 2) + lane / 4 * w.blocks_per_row + slice * 4 + lane % 4;
+                offset[half] = __uint_as_float(__shfl_sync(~0u, word, 4 * half + 3));
+            }
+        }
+        __device__ __forceinline__ void ask(const Matrix& w) {
+            if (w.format == SCALE_PLAIN) return;
+            value[0] = __ldg(nested[0] + block[0] / 256), value[1] = __ldg(nested[1] + block[1] / 256);
+            block[0] += 4, block[1] += 4;
+        }
+        __device__ __forceinline__ void take(float (&scale)[2], const Matrix& w, const char* stage, const float* map) const {
+            const u32 lane = threadIdx.x % 32;
+            if (w.format == SCALE_PLAIN) {
+                const float2 plain = reinterpret_cast<const float2*>(stage + 2048)[lane];
+                scale[0] = plain.x, scale[1] = plain.y;
+                return;
+            }
+            const u32 codes = reinterpret_cast<const u16*>(stage + 2048)[lane];
+            scale[0] = fmaf(map[codes & 255], value[0], offset[0]);
+            scale[1] = fmaf(map[codes >> 8], value[1], offset[1]);
+        }
+    };
+
+    // Sums of a lane for rows g and g + 8 of its column, of each of Q fragments.
+    template <int Q_MAX>
+    struct Product {
+        float sum[Q_MAX][2];
+        float ratio;
+
+        __device__ __forceinline__ explicit Product(const Matrix& w) : ratio(w.high_step / w.low_step) { clear(); }
+        __device__ __forceinline__ void clear() {
+#pragma unroll
+            for (int q = 0; q < Q_MAX; ++q) sum[q][0] = sum[q][1] = 0;
+        }
+
+        template <int C>
+        __device__ __forceinline__ void multiply(const Matrix& w, const char* stage, const float (&scale)[2], const Operand& x,
+                                                 const char* zeros) {
+            constexpr int Q = Q_OF<C>, BESIDE = C < 4 ? 4 / C : 1;  // blocks that share a fragment
+            const u32 lane = threadIdx.x % 32, own = lane / (8 * C) % BESIDE;
+            float unit_sum[Q][2] = {};
+#pragma unroll
+            for (int first = 0; first < 4; first += BESIDE) {
+                HalfSums<Q> sums;
+                sums.clear();
+#pragma unroll
+                for (int i = 0; i < BESIDE; ++i) {
+                    const int block = first + i;
+                    const uint4 c = reinterpret_cast<const uint4*>(stage)[block * 32 + lane];
+                    u32 low[2][4], high[2][4];
+                    look_up(low[0], high[0], w, c.x, c.y);
+                    look_up(low[1], high[1], w, c.z, c.w);
+#pragma unroll
+                    for (int q = 0; q < Q; ++q) {
+                        const char* from = BESIDE == 1 || own == i ? x.x[q] : zeros;
+                        const uint4 b = *reinterpret_cast<const uint4*>(from + block * 128);
+                        mma_s8(sums.low[q], low[0], b.x, b.y);
+                        mma_s8(sums.high[q], high[0], b.x, b.y);
+                        mma_s8(sums.low[q], low[1], b.z, b.w);
+                        mma_s8(sums.high[q], high[1], b.z, b.w);
+                    }
+                }
+                const u32 block_lane = (lane & ~3u) | (first + lane % 4 / C % BESIDE);
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const float s = C == 1 ? scale[half] : __shfl_sync(~0u, scale[half], block_lane);
+#pragma unroll
+                    for (int q = 0; q < Q; ++q) unit_sum[q][half] += s * sums.value(q, half, ratio);
+                }
+            }
+#pragma unroll
+            for (int q = 0; q < Q; ++q)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) sum[q][half] = fmaf(x.step[q], unit_sum[q][half], sum[q][half]);
+        }
+
+        // Of row g + 8 * half and column t + 4 * q, in lanes with t < C.
+        template <int C>
+        __device__ __forceinline__ float result(const Matrix& w, int q, int half) const {
+            float v = sum[q][half];
+            if (C <= 2) v += __shfl_xor_sync(~0u, v, 2);
+            if (C == 1) v += __shfl_xor_sync(~0u, v, 1);
+            return v * w.low_step;
+        }
+    };
+};
+
+// ---------------------------------------------------------------------------------------------------------------- bf16
+
+struct Format16 {
+    using Matrix = Matrix16;
+    static constexpr u32 COLS = 64;
+    static constexpr u32 LANE_COLS = 8;
+    static constexpr u32 X_BYTES = 4 * COLS;  // [2 pairs of fragments][hi, lo][4 lanes t] of uint4 {b0, b1, b0, b1}
+    static constexpr bool CLASSES = false;
+    static constexpr bool WHOLE_BLOCKS = false;
+    static constexpr u32 STAGE_BYTES = 2048;
+    template <int T>
+    static constexpr u32 STAGES = T == 8 ? 2 : STAGES4;
+
+    // x = hi + lo, both bf16: 16 bits of mantissa.
+    __device__ __forceinline__ static float store(char* to, u32 lane, const float (&v)[LANE_COLS], float weight) {
+        u32 hi[4], lo[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float x0 = v[2 * i] * weight, x1 = v[2 * i + 1] * weight;
+            const __nv_bfloat162 h = __floats2bfloat162_rn(x0, x1);
+            const float2 back = __bfloat1622float2(h);
+            const __nv_bfloat162 l = __floats2bfloat162_rn(x0 - back.x, x1 - back.y);
+            hi[i] = *reinterpret_cast<const u32*>(&h), lo[i] = *reinterpret_cast<const u32*>(&l);
+        }
+        store_planes(to, lane, hi, lo);
+        return 1.0f;
+    }
+
+    struct Source {
+        const char* tiles;
+        __device__ __forceinline__ void begin(const Matrix& w, u32 tile, u32 slice, u32 tile_units) {
+            tiles = reinterpret_cast<const char*>(w.tiles) + (u64(tile) * tile_units + slice) * 2048 + threadIdx.x % 32 * 16;
+        }
+        template <class Ring>
+        __device__ __forceinline__ void fetch(const Matrix&, const Ring& ring) {
+#pragma unroll
+            for (int fragment = 0; fragment < 4; ++fragment) ring.copy(fragment * 512, tiles + fragment * 512);
+            tiles += 2048;
+        }
+    };
+
+    struct Scales {
+        __device__ __forceinline__ static u32 ask_tile(const Matrix&, u32) { return 0; }
+        __device__ __forceinline__ void begin(const Matrix&, u32, u32) {}
+        __device__ __forceinline__ void ask(const Matrix&) {}
+        __device__ __forceinline__ void take(float (&)[2], const Matrix&, const char*, const float*) const {}
+    };
+
+    template <int Q_MAX>
+    struct Product {
+        float sum[Q_MAX][4];
+
+        __device__ __forceinline__ explicit Product(const Matrix&) { clear(); }
+        __device__ __forceinline__ void clear() {
+#pragma unroll
+            for (int q = 0; q < Q_MAX; ++q) sum[q][0] = sum[q][1] = sum[q][2] = sum[q][3] = 0;
+        }
+
+        template <int C>
+        __device__ __forceinline__ void multiply(const Matrix&, const char* stage, const float (&)[2], const Operand& x,
+                                                 const char*) {
+            const uint4* tiles = reinterpret_cast<const uint4*>(stage) + threadIdx.x % 32;
+#pragma unroll
+            for (int pair = 0; pair < 2; ++pair) {
+                const uint4 a0 = tiles[pair * 64], a1 = tiles[pair * 64 + 32];
+#pragma unroll
+                for (int q = 0; q < Q_OF<C>; ++q) {
+                    const uint4 b = *reinterpret_cast<const uint4*>(x.x[q] + pair * 128);
+                    mma(sum[q], a0, b.x, b.y);
+                    mma(sum[q], a1, b.z, b.w);
+                }
+            }
+        }
+        __device__ __forceinline__ static void mma(float (&c)[4], const uint4& a, u32 b0, u32 b1) {
+            asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+        }
+        template <int C>
+        __device__ __forceinline__ float result(const Matrix&, int q, int half) const {
+            return sum[q][2 * half] + sum[q][2 * half + 1];
+        }
+    };
+};

@@ -1,0 +1,140 @@
+// Which weights a warp of the few-token kernels multiplies, and in which order.
+//
+// A unit is what a warp multiplies at a time: 2 KB of weights, 16 rows of 256 columns (4 bits) or of 64 (bf16). A row is a row
+// tile of the output. A block owns a range of rows, over all their units or over a chunk of them; its units, row by row, are
+// dealt to its warps as contiguous ranges of equal length. So every warp streams a range of its own, and keeps its sums in
+// registers while it stays in a row. Activations are the block's, in shared memory.
+#pragma once
+
+#include "common.cuh"
+
+constexpr u32 WARPS = 16;  // of a block; one block a multiprocessor: its 128 registers a thread are all there are
+constexpr u32 THREADS = WARPS * 32;
+
+enum Kind {
+    LINEAR,   // rows: row tiles; units: those of a row tile
+    GATE_UP,  // rows: row tiles of one active expert after another
+    DOWN,     // units: those of a row tile of one active expert after another
+};
+
+// Routes::active, expert_start and expert_count, in shared memory.
+struct Experts {
+    const int *active, *start, *count;
+    u32 num_active;
+};
+
+template <Kind KIND>
+struct Plan {
+    Experts experts;
+    u32 tiles;         // row tiles of a matrix of the stack
+    u32 tile_units;    // units of a row tile
+    u32 rows, units;   // of everything that is to be multiplied
+    u32 chunk, chunks; // units of a row that are multiplied between two loads of activations
+    u32 first, last;   // items of this block, item = chunk * rows + row
+
+    // `most_units`: as many units' activations fit into shared memory.
+    __device__ __forceinline__ Plan(const Experts& e, u32 tiles_, u32 tile_units_, u32 most_units)
+        : experts(e), tiles(tiles_), tile_units(tile_units_) {
+        rows = KIND == GATE_UP ? tiles * e.num_active : tiles;
+        units = KIND == DOWN ? tile_units * e.num_active : tile_units;
+        chunks = (units + most_units - 1) / most_units;
+        chunk = chunks ? (units + chunks - 1) / chunks : 0;
+        if (chunk) chunks = (units + chunk - 1) / chunk;
+        const u32 items = chunks * rows, each = items / gridDim.x, more = items - each * gridDim.x;
+        first = each * blockIdx.x + min(blockIdx.x, more);
+        last = first + each + (blockIdx.x < more);
+    }
+
+    __device__ __forceinline__ u32 first_chunk() const { return first < last ? first / rows : 0; }
+    __device__ __forceinline__ u32 end_chunk() const { return first < last ? (last - 1) / rows + 1 : 0; }
+    __device__ __forceinline__ u32 chunk_begin(u32 c) const { return c * chunk; }
+    __device__ __forceinline__ u32 chunk_end(u32 c) const { return min(c * chunk + chunk, units); }
+    __device__ __forceinline__ u32 row_begin(u32 c) const { return max(first, c * rows) - c * rows; }
+    __device__ __forceinline__ u32 row_end(u32 c) const { return min(last, c * rows + rows) - c * rows; }
+    // This block's units in a chunk, and the first of a warp's share of them.
+    __device__ __forceinline__ u32 work(u32 c) const { return (row_end(c) - row_begin(c)) * (chunk_end(c) - chunk_begin(c)); }
+    __device__ __forceinline__ static u32 share(u32 work, u32 warp) { return work * warp / WARPS; }
+};
+
+// Units of a warp's share whose weights follow one another: a row of one matrix, or a part of it.
+template <Kind KIND>
+struct Segment {
+    u32 row, unit;   // the first unit, counted over all experts
+    u32 run;         // units; 0: there is no more
+    u32 left;        // units of the warp's share behind this segment
+    u32 begin, end;  // units of a row of the chunk
+    u32 tile;        // of the stack
+
+    __device__ __forceinline__ u32 active(const Plan<KIND>& plan) const {
+        return KIND == GATE_UP ? row / plan.tiles : KIND == DOWN ? unit / plan.tile_units : 0;
+    }
+    // The first unit, counted within its tile.
+    __device__ __forceinline__ u32 slice(const Plan<KIND>& plan) const { return KIND == DOWN ? unit % plan.tile_units : unit; }
+    __device__ __forceinline__ bool ends_row() const { return unit + run == end; }
+
+    // The first of a warp's segments in a chunk.
+    __device__ __forceinline__ void start(const Plan<KIND>& plan, u32 warp, u32 chunk) {
+        const u32 work = plan.work(chunk), at = plan.share(work, warp);
+        run = 0, left = plan.share(work, warp + 1) - at;
+        if (left == 0) return;
+        begin = plan.chunk_begin(chunk), end = plan.chunk_end(chunk);
+        row = plan.row_begin(chunk) + at / (end - begin);
+        unit = begin + at % (end - begin);
+        locate(plan);
+    }
+
+    // The one after this.
+    __device__ __forceinline__ void step(const Plan<KIND>& plan) {
+        unit += run, run = 0;
+        if (left == 0) return;
+        if (unit == end) unit = begin, ++row;
+        locate(plan);
+    }
+
+    __device__ __forceinline__ void locate(const Plan<KIND>& plan) {
+        const u32 which = active(plan);
+        const u32 stop = KIND == DOWN ? min(end, (which + 1) * plan.tile_units) : end;
+        tile = row;
+        if (KIND == GATE_UP) tile = (plan.experts.active[which] - which) * plan.tiles + row;
+        if (KIND == DOWN) tile = plan.experts.active[which] * plan.tiles + row;
+        run = min(left, stop - unit);
+        left -= run;
+    }
+};
+
+// ----------------------------------------------------------------------------------------------------------- the ring
+
+// A warp's units on their way through shared memory. Codes are read by the lane that copied them.
+template <u32 STAGES, u32 STAGE_BYTES>
+struct Ring {
+    const char* const data;  // [STAGES][STAGE_BYTES]
+    u32 from = 0;            // offset of the stage to read
+    u32 to;                  // shared address of this lane's first 16 bytes of the stage to fill
+    u64 policy;              // weights are read once: they are the first to leave the L2, which holds code and activations too
+
+    __device__ __forceinline__ explicit Ring(const char* data_) : data(data_), to(begin()) {
+        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    }
+    __device__ __forceinline__ u32 begin() const { return u32(__cvta_generic_to_shared(data)) + threadIdx.x % 32 * 16; }
+
+    // 16 bytes a lane, to the same place of every lane's 16 bytes.
+    __device__ __forceinline__ void copy(u32 place, const void* global) const {
+        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to + place), "l"(global), "l"(policy)
+                     : "memory");
+    }
+    // Every fetch ends with this, also one of nothing: the wait counts them.
+    __device__ __forceinline__ void commit() {
+        asm volatile("cp.async.commit_group;" ::: "memory");
+        to = to == begin() + (STAGES - 1) * STAGE_BYTES ? begin() : to + STAGE_BYTES;
+    }
+    // The stage to read has arrived. STAGES fetches are under way before the first wait, one more before each other.
+    __device__ __forceinline__ void wait() const {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
+        __syncwarp();
+    }
+    __device__ __forceinline__ const char* stage() const { return data + from; }
+    __device__ __forceinline__ void release() {
+        __syncwarp();
+        from = from == (STAGES - 1) * STAGE_BYTES ? 0 : from + STAGE_BYTES;
+    }
+};
