@@ -14,23 +14,30 @@ struct Chunk {
     float v[8];
 };
 
-// Columns col .. col + 7 of a row; those from `cols` on are zero. `aligned`: rows begin at multiples of 16 bytes.
-__device__ __forceinline__ Chunk load_chunk(const float* row, u32 col, u32 cols, bool aligned) {
-    Chunk c;
-    if (aligned && col + 8 <= cols) {
+// Columns col .. col + 7 of a row; those from `cols` on are zero. ALIGNED: rows begin at multiples of 16 bytes and
+// have a multiple of 8 columns. Kernels decide that once: code for odd rows between that for even ones would have to
+// be fetched.
+template <bool ALIGNED>
+__device__ __forceinline__ Chunk load_chunk(const float* row, u32 col, u32 cols) {
+    Chunk c = {};
+    if constexpr (ALIGNED) {
+        if (col >= cols) return c;
         const float4 a = *reinterpret_cast<const float4*>(row + col);
         const float4 b = *reinterpret_cast<const float4*>(row + col + 4);
         c = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
     } else {
 #pragma unroll
-        for (u32 i = 0; i < 8; ++i) c.v[i] = col + i < cols ? row[col + i] : 0.0f;
+        for (u32 i = 0; i < 8; ++i)
+            if (col + i < cols) c.v[i] = row[col + i];
     }
     return c;
 }
 
-__device__ __forceinline__ Chunk load_chunk(const __nv_bfloat16* row, u32 col, u32 cols, bool aligned) {
-    Chunk c;
-    if (aligned && col + 8 <= cols) {
+template <bool ALIGNED>
+__device__ __forceinline__ Chunk load_chunk(const __nv_bfloat16* row, u32 col, u32 cols) {
+    Chunk c = {};
+    if constexpr (ALIGNED) {
+        if (col >= cols) return c;
         const uint4 raw = *reinterpret_cast<const uint4*>(row + col);
         const u32 words[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
@@ -40,13 +47,15 @@ __device__ __forceinline__ Chunk load_chunk(const __nv_bfloat16* row, u32 col, u
         }
     } else {
 #pragma unroll
-        for (u32 i = 0; i < 8; ++i) c.v[i] = col + i < cols ? __bfloat162float(row[col + i]) : 0.0f;
+        for (u32 i = 0; i < 8; ++i)
+            if (col + i < cols) c.v[i] = __bfloat162float(row[col + i]);
     }
     return c;
 }
 
-__device__ __forceinline__ void store_chunk(float* row, u32 col, u32 cols, bool aligned, const Chunk& c) {
-    if (aligned && col + 8 <= cols) {
+template <bool ALIGNED>
+__device__ __forceinline__ void store_chunk(float* row, u32 col, u32 cols, const Chunk& c) {
+    if constexpr (ALIGNED) {
         *reinterpret_cast<float4*>(row + col) = make_float4(c.v[0], c.v[1], c.v[2], c.v[3]);
         *reinterpret_cast<float4*>(row + col + 4) = make_float4(c.v[4], c.v[5], c.v[6], c.v[7]);
     } else {
@@ -82,35 +91,37 @@ struct Norm {
 
 // out(col, chunk) for every chunk of the normed row. `first(col)` gives a chunk of the row, once; `again(col)` gives it
 // again where a row is longer than the registers hold.
-template <class First, class Again, class Out>
+template <bool ALIGNED, class First, class Again, class Out>
 __device__ __forceinline__ void norm_row(const Norm& norm, First first, Again again, Out out) {
-    Chunk kept[KEPT] = {}, weight[KEPT] = {};
+    constexpr int HELD = ALIGNED ? KEPT : 1;
+    auto weights = [&](u32 col) { return load_chunk<ALIGNED>(norm.weight, col, norm.weight ? norm.k : 0); };
+    Chunk kept[HELD] = {}, weight[HELD] = {};
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < KEPT; ++i) {
+    for (int i = 0; i < HELD; ++i) {
         const u32 col = i * STEP + threadIdx.x * 8;
         if (col >= norm.k) continue;
         kept[i] = first(col);
-        if (norm.weight) weight[i] = load_chunk(norm.weight, col, norm.k, true);
+        weight[i] = weights(col);
         sum += squares(kept[i]);
     }
-    for (u32 col = KEPT * STEP + threadIdx.x * 8; col < norm.k; col += STEP) sum += squares(first(col));
+#pragma unroll 1
+    for (u32 col = HELD * STEP + threadIdx.x * 8; col < norm.k; col += STEP) sum += squares(first(col));
     __shared__ float parts[32];
-    const float scale = norm.weight ? 1.0f / sqrtf(block_sum(sum, parts) / float(norm.k) + norm.eps) : 1.0f;
+    const float scale = norm.weight ? rsqrtf(block_sum(sum, parts) / float(norm.k) + norm.eps) : 1.0f;
     auto scaled = [&](Chunk c, const Chunk& w) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) c.v[i] = norm.weight ? c.v[i] * scale * w.v[i] : c.v[i];
         return c;
     };
 #pragma unroll
-    for (int i = 0; i < KEPT; ++i) {
+    for (int i = 0; i < HELD; ++i) {
         const u32 col = i * STEP + threadIdx.x * 8;
         if (col < norm.k_pad) out(col, scaled(kept[i], weight[i]));
     }
-    for (u32 col = KEPT * STEP + threadIdx.x * 8; col < norm.k_pad; col += STEP) {
-        if (col >= norm.k) out(col, Chunk{});
-        else out(col, scaled(again(col), norm.weight ? load_chunk(norm.weight, col, norm.k, true) : Chunk{}));
-    }
+#pragma unroll 1
+    for (u32 col = HELD * STEP + threadIdx.x * 8; col < norm.k_pad; col += STEP)
+        out(col, col < norm.k ? scaled(again(col), weights(col)) : Chunk{});
 }
 
 __device__ __forceinline__ void store_group_chunk(void* x_groups, u32 row, u32 col, u32 groups, uint4 chunk) {
@@ -124,20 +135,37 @@ __device__ __forceinline__ void zero_group_row(void* x_groups, u32 row, u32 k_pa
 
 // hidden[t] = table[tokens[t]]. table bf16 [vocab][hidden_size] in device or mapped host memory, hidden f32 [rows][ld].
 // Every token is below vocab. Grid: rows. Block: 256.
+template <bool ALIGNED>
+__device__ __forceinline__ void embed_row(const __nv_bfloat16* from, float* to, u32 hidden_size) {
+    for (u32 col = threadIdx.x * 8; col < hidden_size; col += STEP)
+        store_chunk<ALIGNED>(to, col, hidden_size, load_chunk<ALIGNED>(from, col, hidden_size));
+}
+
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
 embed(const __nv_bfloat16* table, const int* tokens, float* hidden, u32 hidden_size, u32 ld) {
     let_next_start();
     wait_for_previous();
     const __nv_bfloat16* from = table + u64(tokens[blockIdx.x]) * hidden_size;
     float* to = hidden + u64(blockIdx.x) * ld;
-    for (u32 col = threadIdx.x * 8; col < hidden_size; col += STEP)
-        store_chunk(to, col, hidden_size, ld % 4 == 0, load_chunk(from, col, hidden_size, hidden_size % 8 == 0));
+    if (hidden_size % 8 == 0 && ld % 4 == 0) embed_row<true>(from, to, hidden_size);
+    else embed_row<false>(from, to, hidden_size);
 }
 
-// x_groups[slot] = bf16(norm(x[row])), in groups form, columns [k, k_pad) zero. x f32 [..][ldx]; row = row_index[t],
-// or t where row_index is null. norm_weight null: conversion only. Block: 256.
+// x_groups[slot] = bf16(norm(x[row])), in groups form, columns [k, k_pad) zero. x f32 [..][ldx]; row = row_index[t], or
+// t where row_index is null. norm_weight null: conversion only. Block: 256.
 //   choices = 0: slot = t. Grid: rows rounded up to 8; the rows added are zeroed.
 //   choices > 0: every slot in pair_slot[t * choices ..]. Grid: rows + experts; the experts' padding slots are zeroed.
+template <bool ALIGNED>
+__device__ __forceinline__ void norm_to_slots(const float* row, const Norm& norm, const u32* slots, u32 copies,
+                                              void* x_groups, u32 groups) {
+    auto load = [&](u32 col) { return load_chunk<ALIGNED>(row, col, norm.k); };
+    norm_row<ALIGNED>(norm, load, load, [&](u32 col, const Chunk& c) {
+        const uint4 chunk = to_bf16(c);
+#pragma unroll 1
+        for (u32 j = 0; j < copies; ++j) store_group_chunk(x_groups, slots[j], col, groups, chunk);
+    });
+}
+
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
 norm_groups(const float* x, u32 ldx, const int* row_index, u32 rows, const float* norm_weight, float eps, u32 k,
             u32 k_pad, Routes routes, u32 choices, void* x_groups, u32 groups) {
@@ -156,15 +184,19 @@ norm_groups(const float* x, u32 ldx, const int* row_index, u32 rows, const float
     if (threadIdx.x < copies) slots[threadIdx.x] = choices ? routes.pair_slot[t * choices + threadIdx.x] : t;
     __syncthreads();
     const float* row = x + u64(row_index ? row_index[t] : t) * ldx;
-    auto load = [&](u32 col) { return load_chunk(row, col, k, ldx % 4 == 0); };
-    norm_row(Norm{norm_weight, eps, k, k_pad}, load, load, [&](u32 col, const Chunk& c) {
-        const uint4 chunk = to_bf16(c);
-        for (u32 j = 0; j < copies; ++j) store_group_chunk(x_groups, slots[j], col, groups, chunk);
-    });
+    const Norm norm{norm_weight, eps, k, k_pad};
+    if (k % 8 == 0 && ldx % 4 == 0) norm_to_slots<true>(row, norm, slots, copies, x_groups, groups);
+    else norm_to_slots<false>(row, norm, slots, copies, x_groups, groups);
 }
 
 // out[t] = norm(x[row]) in f32, [rows][ldo]; as norm_groups otherwise. Null norm_weight: gathers rows. Grid: rows.
 // Block: 256.
+template <bool ALIGNED>
+__device__ __forceinline__ void norm_to_row(const float* row, const Norm& norm, float* to) {
+    auto load = [&](u32 col) { return load_chunk<ALIGNED>(row, col, norm.k); };
+    norm_row<ALIGNED>(norm, load, load, [&](u32 col, const Chunk& c) { store_chunk<ALIGNED>(to, col, norm.k, c); });
+}
+
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
 norm_rows(const float* x, u32 ldx, const int* row_index, const float* norm_weight, float eps, u32 k, float* out,
           u32 ldo) {
@@ -172,10 +204,46 @@ norm_rows(const float* x, u32 ldx, const int* row_index, const float* norm_weigh
     wait_for_previous();
     const float* row = x + u64(row_index ? row_index[blockIdx.x] : blockIdx.x) * ldx;
     float* to = out + u64(blockIdx.x) * ldo;
-    auto load = [&](u32 col) { return load_chunk(row, col, k, ldx % 4 == 0); };
-    norm_row(Norm{norm_weight, eps, k, k}, load, load,
-             [&](u32 col, const Chunk& c) { store_chunk(to, col, k, ldo % 4 == 0, c); });
+    const Norm norm{norm_weight, eps, k, k};
+    if (k % 8 == 0 && ldx % 4 == 0 && ldo % 4 == 0) norm_to_row<true>(row, norm, to);
+    else norm_to_row<false>(row, norm, to);
 }
+
+// A row of hidden, and the parts to be added to it: y rows `slots`, times `weights`.
+template <class Y>
+struct Sum {
+    float* hidden;
+    const Y* y;
+    u32 ldy, n, parts;
+    const u32* slots;
+    const float* weights;
+
+    template <bool ALIGNED>
+    __device__ __forceinline__ Chunk add(u32 col) const {
+        Chunk total = load_chunk<ALIGNED>(hidden, col, n);
+#pragma unroll ALIGNED ? 2 : 1
+        for (u32 j = 0; j < parts; ++j) {
+            const Chunk part = load_chunk<ALIGNED>(y + u64(slots[j]) * ldy, col, n);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) total.v[i] = fmaf(weights[j], part.v[i], total.v[i]);
+        }
+        store_chunk<ALIGNED>(hidden, col, n, total);
+        return total;
+    }
+
+    template <bool ALIGNED>
+    __device__ __forceinline__ void combine(const Norm& norm, u32 t, void* x_groups, u32 groups) const {
+        if (x_groups)
+            norm_row<ALIGNED>(norm, [&](u32 col) { return add<ALIGNED>(col); },
+                              [&](u32 col) { return load_chunk<ALIGNED>(hidden, col, n); },
+                              [&](u32 col, const Chunk& c) {
+                                  store_group_chunk(x_groups, t, col, groups, to_bf16(c));
+                              });
+        else
+#pragma unroll 1
+            for (u32 col = threadIdx.x * 8; col < n; col += STEP) add<ALIGNED>(col);
+    }
+};
 
 // hidden[t] += sum over the token's choices, in their order, of slot_weight * y[slot]; choices = 0: hidden[t] += y[t].
 // Then, unless x_groups is null, x_groups[t] = bf16(norm(hidden[t])) as norm_groups with choices = 0 writes it.
@@ -196,25 +264,10 @@ __device__ __forceinline__ void combine(float* hidden, u32 ld, const Y* y, u32 l
         weights[threadIdx.x] = choices ? routes.slot_weight[slot] : 1.0f;
     }
     __syncthreads();
-    float* row = hidden + u64(t) * ld;
-    const bool aligned = ld % 4 == 0, y_aligned = ldy % (16 / sizeof(Y)) == 0;
-    auto sum = [&](u32 col) {
-        Chunk total = load_chunk(row, col, n, aligned);
-#pragma unroll 2
-        for (u32 j = 0; j < parts; ++j) {
-            const Chunk part = load_chunk(y + u64(slots[j]) * ldy, col, n, y_aligned);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) total.v[i] = fmaf(weights[j], part.v[i], total.v[i]);
-        }
-        store_chunk(row, col, n, aligned, total);
-        return total;
-    };
-    if (!x_groups) {
-        for (u32 col = threadIdx.x * 8; col < n; col += STEP) sum(col);
-        return;
-    }
-    norm_row(Norm{norm_weight, eps, n, k_pad}, sum, [&](u32 col) { return load_chunk(row, col, n, aligned); },
-             [&](u32 col, const Chunk& c) { store_group_chunk(x_groups, t, col, groups, to_bf16(c)); });
+    const Sum<Y> sum{hidden + u64(t) * ld, y, ldy, n, parts, slots, weights};
+    const Norm norm{norm_weight, eps, n, k_pad};
+    if (n % 8 == 0 && ld % 4 == 0 && ldy % (16 / sizeof(Y)) == 0) sum.template combine<true>(norm, t, x_groups, groups);
+    else sum.template combine<false>(norm, t, x_groups, groups);
 }
 
 extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)

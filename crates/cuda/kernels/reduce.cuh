@@ -48,17 +48,39 @@ __device__ __forceinline__ T warp_scan(T v) {  // inclusive
     return v;
 }
 
-// The sum of v over the threads before this one. `parts` is shared memory of 32 entries; ends and begins with a
-// barrier.
+__device__ __forceinline__ u32 warp_sum(u32 v) { return __reduce_add_sync(ALL_LANES, v); }
+
+__device__ __forceinline__ u64 warp_sum(u64 v) {
+#pragma unroll
+    for (int bit = 16; bit; bit /= 2) v += __shfl_xor_sync(ALL_LANES, v, bit);
+    return v;
+}
+
+// The sum of v over the threads before this one. `parts`: shared memory of an entry for each warp. Begins and ends
+// with a barrier.
 template <class T>
 __device__ __forceinline__ T block_scan_exclusive(T v, T* parts) {
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const T inclusive = warp_scan(v);
     __syncthreads();
-    if (threadIdx.x % 32 == 31) parts[threadIdx.x / 32] = inclusive;
+    if (lane == 31) parts[warp] = inclusive;
     __syncthreads();
-    T before = inclusive - v;
-    for (u32 warp = 0; warp < threadIdx.x / 32; ++warp) before += parts[warp];
-    return before;
+    return warp_sum(lane < warp ? parts[lane] : T(0)) + inclusive - v;
+}
+
+// Whether this block is the last of `blocks` to get here, in every thread; what the others wrote before is then visible
+// past L1 (__ldcg). `finished` is 0 before and after.
+__device__ __forceinline__ bool last_block(u32* finished, u32 blocks) {
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last = atomicAdd(finished, 1) == blocks - 1;
+        if (last) *finished = 0;
+        __threadfence();
+    }
+    __syncthreads();
+    return last;
 }
 
 // The block's sum, in every thread. `parts`: shared memory of 32 entries that no thread still reads.

@@ -10,7 +10,7 @@ constexpr u32 MAX_EXPERTS = 256;
 constexpr u32 MAX_CHOICES = 16;
 constexpr int FEW = 8;              // tokens that the single kernel takes at most: one for each of its warps
 constexpr int FEW_THREADS = 32 * FEW;
-constexpr int SLOT_THREADS = 1024;
+constexpr int SLOT_THREADS = 512;
 
 struct Router {
     const float* norm_weight;  // [k], or null: x is normed already
@@ -58,20 +58,19 @@ __device__ __forceinline__ float dot(const float4& a, const float4& b, float sum
 
 // What the norm multiplies a row by.
 __device__ __forceinline__ float norm_scale(const Router& router, float squares) {
-    return router.norm_weight ? 1.0f / sqrtf(squares / float(router.k) + router.eps) : 1.0f;
+    return router.norm_weight ? rsqrtf(squares / float(router.k) + router.eps) : 1.0f;
 }
 
-// A warp turns a token's scores (shared memory) into its choices. Probabilities are ordered as unsigned integers, 0 for
+// A warp turns a token's scores, score(expert), into its choices. Probabilities are ordered as unsigned integers, 0 for
 // what is no candidate; NaN, which a broken model may give, is the greatest, so that every choice is a valid expert.
-template <int PER_LANE>
-__device__ __forceinline__ void choose_among(const float* scores, const Router& router, int* pair_expert,
-                                             float* pair_weight) {
+template <int PER_LANE, class Score>
+__device__ __forceinline__ void choose_among(Score score, const Router& router, int* pair_expert, float* pair_weight) {
     const u32 lane = threadIdx.x % 32;
     float p[PER_LANE], top = -INFINITY, sum = 0;
     u32 key[PER_LANE];
 #pragma unroll
     for (int i = 0; i < PER_LANE; ++i) {
-        p[i] = i * 32 + lane < router.experts ? scores[i * 32 + lane] : -INFINITY;
+        p[i] = i * 32 + lane < router.experts ? score(i * 32 + lane) : -INFINITY;
         top = fmaxf(top, p[i]);
     }
     top = warp_max(top);
@@ -86,6 +85,7 @@ __device__ __forceinline__ void choose_among(const float* scores, const Router& 
         if (i * 32 + lane >= router.experts) key[i] = 0;
     }
     float total = 0, own = 0;
+#pragma unroll 1
     for (u32 j = 0; j < router.choices; ++j) {
         u32 best = 0, index = MAX_EXPERTS;
 #pragma unroll
@@ -103,26 +103,25 @@ __device__ __forceinline__ void choose_among(const float* scores, const Router& 
     if (lane < router.choices) pair_weight[lane] = own * (router.norm_topk_prob ? 1.0f / total : 1.0f);
 }
 
-__device__ __forceinline__ void choose(const float* scores, const Router& router, int* pair_expert,
-                                       float* pair_weight) {
-    if (router.experts <= 32) choose_among<1>(scores, router, pair_expert, pair_weight);
-    else choose_among<MAX_EXPERTS / 32>(scores, router, pair_expert, pair_weight);
+template <class Score>
+__device__ __forceinline__ void choose(Score score, const Router& router, int* pair_expert, float* pair_weight) {
+    if (router.experts <= 32) choose_among<1>(score, router, pair_expert, pair_weight);
+    else choose_among<MAX_EXPERTS / 32>(score, router, pair_expert, pair_weight);
 }
 
 __device__ __forceinline__ u32 round_up_to_group(u32 v) { return (v + GROUP - 1) / GROUP * GROUP; }
 
 // Thread e holds the tokens of expert e (0 from `experts` on; at least as many threads as experts). Returns where its
-// slots begin and, in `active`, how many experts before it have tokens. parts: shared memory of 32 entries.
+// slots begin and, in `active`, how many experts before it have tokens. parts: shared memory of an entry for each warp.
 __device__ __forceinline__ u32 first_slot(u32 count, u64* parts, u32& active) {
     const u64 before = block_scan_exclusive(u64(count > 0) << 32 | round_up_to_group(count), parts);
     active = u32(before >> 32);
     return u32(before);
 }
 
-// Thread e writes what the lists say of expert e as a whole.
-__device__ __forceinline__ void write_expert(const Routes& routes, u32 experts, u32 count, u32 start, u32 active) {
-    const u32 e = threadIdx.x;
-    if (e >= experts) return;
+// What the lists say of expert e as a whole.
+__device__ __forceinline__ void write_expert(const Routes& routes, u32 experts, u32 e, u32 count, u32 start,
+                                             u32 active) {
     routes.expert_start[e] = start;
     routes.expert_count[e] = count;
     if (count) routes.active[active] = e;
@@ -144,21 +143,40 @@ __device__ __forceinline__ void write_slot(const Routes& routes, u32 choices, u3
 
 // ------------------------------------------------------------------------------------------------------ up to 8 tokens
 
+// The lists of one token and at most 32 experts, by one warp: every chosen expert has one group of slots.
+__device__ __forceinline__ void route_one(const float* scores, const Router& router, const Routes& routes) {
+    __shared__ int pair_expert[MAX_CHOICES];
+    __shared__ float pair_weight[MAX_CHOICES];
+    const u32 lane = threadIdx.x, choices = router.choices;
+    choose_among<1>([&](u32 expert) { return scores[expert]; }, router, pair_expert, pair_weight);
+    __syncwarp();
+    const u32 expert = lane < choices ? pair_expert[lane] : 0;
+    const u32 chosen = __reduce_or_sync(ALL_LANES, lane < choices ? 1u << expert : 0);
+    auto chosen_before = [&](u32 e) { return __popc(chosen & ((1u << e) - 1)); };
+    if (lane < choices) write_slot(routes, choices, lane, chosen_before(expert) * GROUP, pair_weight[lane]);
+    for (u32 slot = lane; slot < choices * GROUP; slot += 32)
+        if (slot % GROUP) write_padding(routes, slot);
+    if (lane < router.experts)
+        write_expert(routes, router.experts, lane, chosen >> lane & 1, chosen_before(lane) * GROUP,
+                     chosen_before(lane));
+}
+
 // The lists of few tokens, by one block of FEW_THREADS threads. scores: shared memory, [tokens][experts].
 __device__ __forceinline__ void route_few(const float* scores, u32 tokens, const Router& router, const Routes& routes) {
     __shared__ int pair_expert[FEW * MAX_CHOICES];
     __shared__ float pair_weight[FEW * MAX_CHOICES];
     __shared__ u32 starts[MAX_EXPERTS];
-    __shared__ u64 parts[32];
+    __shared__ u64 parts[FEW];
     const u32 warp = threadIdx.x / 32, choices = router.choices, pairs = tokens * choices;
     if (warp < tokens)
-        choose(scores + warp * router.experts, router, pair_expert + warp * choices, pair_weight + warp * choices);
+        choose([&](u32 expert) { return scores[warp * router.experts + expert]; }, router, pair_expert + warp * choices,
+               pair_weight + warp * choices);
     __syncthreads();
     u32 count = 0, active;
     for (u32 pair = 0; pair < pairs; ++pair) count += pair_expert[pair] == threadIdx.x;
     const u32 start = first_slot(count, parts, active);
     starts[threadIdx.x] = start;
-    write_expert(routes, router.experts, count, start, active);
+    if (threadIdx.x < router.experts) write_expert(routes, router.experts, threadIdx.x, count, start, active);
     if (count)
         for (u32 i = count; i < round_up_to_group(count); ++i) write_padding(routes, start + i);
     __syncthreads();
@@ -167,6 +185,14 @@ __device__ __forceinline__ void route_few(const float* scores, u32 tokens, const
     u32 slot = starts[expert];
     for (u32 before = 0; before < threadIdx.x; ++before) slot += pair_expert[before] == expert;
     write_slot(routes, choices, threadIdx.x, slot, pair_weight[threadIdx.x]);
+}
+
+// The lists of up to T tokens.
+template <int T>
+__device__ __forceinline__ void write_lists(const float* scores, u32 tokens, const Router& router,
+                                            const Routes& routes) {
+    if (T > 1 || router.experts > 32) route_few(scores, tokens, router, routes);
+    else if (threadIdx.x < 32) route_one(scores, router, routes);
 }
 
 // An expert's row of the router times the norm's weights, as far as the block's registers hold it.
@@ -208,7 +234,6 @@ __device__ __forceinline__ float expert_scores(const RouterRow<ALIGNED>& row, co
         for (int i = 0; i < KEPT; ++i) v[i] = load(t, (i * FEW_THREADS + threadIdx.x) * 4);
 #pragma unroll
         for (int i = 0; i < KEPT; ++i) add(t, v[i], row.kept[i]);
-        if (t % 2) __syncwarp();  // two rows under way at a time: more would not fit the registers
     }
     for (u32 col = (KEPT * FEW_THREADS + threadIdx.x) * 4; col < router.k; col += FEW_THREADS * 4) {
         const float4 weight = row.weights(router, expert, col) * norm_weights<ALIGNED>(router, col);
@@ -261,19 +286,12 @@ template <int T>
 __device__ __forceinline__ void route_by_counter(const float* x, u32 ldx, u32 tokens, const Router& router,
                                                  const Routes& routes, float* scores, u32* finished) {
     __shared__ float all[FEW * MAX_EXPERTS];
-    __shared__ bool last;
     block_scores<T>(x, ldx, tokens, router,
                     [&](u32 token, u32 expert, float score) { scores[token * router.experts + expert] = score; });
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(finished, 1) == gridDim.x - 1;
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
+    if (!last_block(finished, gridDim.x)) return;
     for (u32 i = threadIdx.x; i < tokens * router.experts; i += FEW_THREADS) all[i] = __ldcg(scores + i);
-    if (threadIdx.x == 0) *finished = 0;
     __syncthreads();
-    route_few(all, tokens, router, routes);
+    write_lists<T>(all, tokens, router, routes);
 }
 
 #if __CUDA_ARCH__ >= 900
@@ -307,7 +325,7 @@ __device__ __forceinline__ void route_by_cluster(const float* x, u32 ldx, u32 to
     cluster_arrive();
     if (blockIdx.x) return;
     cluster_wait();
-    route_few(all, tokens, router, routes);
+    write_lists<T>(all, tokens, router, routes);
 #else
     __trap();
 #endif
@@ -329,7 +347,7 @@ ROUTE_FEW(8)
 
 // ------------------------------------------------------------------------------------------------------ many tokens
 
-constexpr int SCORE_WARPS = 4;
+constexpr int SCORE_WARPS = 8;
 constexpr int EXPERTS_AT_ONCE = 8;
 
 // Adds to sums[t * 8 + e] the products of columns col .. col + 3 of TOKENS rows with eight experts (those beyond the
@@ -359,92 +377,151 @@ __device__ __forceinline__ void add_scores(float (&sums)[TOKENS * EXPERTS_AT_ONC
     }
 }
 
-// A warp's scores of TOKENS tokens with all experts: scores[t][expert], in shared memory.
-template <int TOKENS, bool ALIGNED>
-__device__ __forceinline__ void warp_scores(const float* const (&rows)[TOKENS], const Router& router,
-                                            float (*scores)[MAX_EXPERTS]) {
-    constexpr u32 LANES_PER_VALUE = 32 / (TOKENS * EXPERTS_AT_ONCE);
-    const u32 lane = threadIdx.x % 32, value = lane / LANES_PER_VALUE, token = value / EXPERTS_AT_ONCE;
+// What the warps of a block have of their tokens' scores and squares, each from its part of the columns.
+template <int TOKENS>
+struct Partial {
+    float scores[SCORE_WARPS][TOKENS][MAX_EXPERTS];
+    float squares[SCORE_WARPS][TOKENS];
+};
+
+// A warp's part of the scores of tokens first .. first + AT_ONCE - 1 of its own with all experts: columns 128 i + 4
+// lane .. of every SPLITS-th i.
+template <int AT_ONCE, int SPLITS, bool ALIGNED, int TOKENS>
+__device__ __forceinline__ void warp_scores(const float* const (&rows)[AT_ONCE], const Router& router, u32 first,
+                                            Partial<TOKENS>& partial) {
+    constexpr u32 LANES_PER_VALUE = 32 / (AT_ONCE * EXPERTS_AT_ONCE);
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, value = lane / LANES_PER_VALUE;
+#pragma unroll 1
     for (u32 first_expert = 0; first_expert < router.experts; first_expert += EXPERTS_AT_ONCE) {
-        float sums[TOKENS * EXPERTS_AT_ONCE] = {}, squares[TOKENS] = {}, scale = 0;
-#pragma unroll TOKENS == 1 ? 2 : 1
-        for (u32 col = lane * 4; col < router.k; col += 128)
-            add_scores<TOKENS, ALIGNED>(sums, squares, rows, router, first_expert, col);
+        float sums[AT_ONCE * EXPERTS_AT_ONCE] = {}, squares[AT_ONCE] = {};
+#pragma unroll AT_ONCE == 1 && ALIGNED ? 2 : 1
+        for (u32 col = (warp % SPLITS * 32 + lane) * 4; col < router.k; col += SPLITS * 128)
+            add_scores<AT_ONCE, ALIGNED>(sums, squares, rows, router, first_expert, col);
+        if (first_expert == 0) {
 #pragma unroll
-        for (int t = 0; t < TOKENS; ++t) {
-            const float own = norm_scale(router, warp_sum(squares[t]));
-            if (token == t) scale = own;
+            for (int t = 0; t < AT_ONCE; ++t) {
+                const float sum = warp_sum(squares[t]);
+                if (lane == 0) partial.squares[warp][first + t] = sum;
+            }
         }
         const float sum = warp_sums(sums);
         const u32 expert = first_expert + value % EXPERTS_AT_ONCE;
-        if (lane % LANES_PER_VALUE == 0 && expert < router.experts) scores[token][expert] = sum * scale;
+        if (lane % LANES_PER_VALUE == 0 && expert < router.experts)
+            partial.scores[warp][first + value / EXPERTS_AT_ONCE][expert] = sum;
     }
-    __syncwarp();
 }
 
-// The choices of every token: pair_expert [tokens * choices] and pair_weight, a workspace for route_slots. A warp takes
-// TOKENS tokens, 4 of which share every read of the router. Grid: ceil(tokens / (4 * TOKENS)). Block: 128.
-// Bound by L1: (TOKENS + 9) 16-byte reads a lane for 4 columns of TOKENS tokens and 8 experts.
-template <int TOKENS>
+template <int COUNT, class Part>
+__device__ __forceinline__ float sum_of(Part part) {
+    float total = 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) total += part(i);
+    return total;
+}
+
+// The choices of every token: pair_expert [tokens * choices] and pair_weight, a workspace for route_slots. SPLITS warps
+// share TOKENS tokens, which share every read of the router. Grid: ceil(tokens / (8 / SPLITS * TOKENS)). Block: 256.
+// Bound by latency for few tokens, else by L1: (TOKENS + 9) 16-byte reads for 4 columns of TOKENS tokens and 8 experts.
+template <int TOKENS, int SPLITS>
 __device__ __forceinline__ void route_scores(const float* x, u32 ldx, u32 tokens, const Router& router,
                                              int* pair_expert, float* pair_weight) {
-    __shared__ float all[SCORE_WARPS * TOKENS][MAX_EXPERTS];
+    constexpr u32 BLOCK_TOKENS = SCORE_WARPS / SPLITS * TOKENS;
+    __shared__ Partial<TOKENS> partial;
     let_next_start();
     wait_for_previous();
-    const u32 warp = threadIdx.x / 32;
-    const u32 first_token = (blockIdx.x * SCORE_WARPS + warp) * TOKENS;
-    if (first_token >= tokens) return;
-    float(*scores)[MAX_EXPERTS] = all + warp * TOKENS;
-    const float* rows[TOKENS];
+    const u32 warp = threadIdx.x / 32, block_token = blockIdx.x * BLOCK_TOKENS;
+    auto row = [&](u32 t) { return x + u64(min(block_token + warp / SPLITS * TOKENS + t, tokens - 1)) * ldx; };
+    if (aligned_rows(router, ldx)) {
+        const float* rows[TOKENS];
 #pragma unroll
-    for (int t = 0; t < TOKENS; ++t) rows[t] = x + u64(min(first_token + t, tokens - 1)) * ldx;
-    if (aligned_rows(router, ldx)) warp_scores<TOKENS, true>(rows, router, scores);
-    else warp_scores<TOKENS, false>(rows, router, scores);
-    for (u32 t = 0; t < TOKENS && first_token + t < tokens; ++t) {
-        const u64 pair = u64(first_token + t) * router.choices;
-        choose(scores[t], router, pair_expert + pair, pair_weight + pair);
+        for (int t = 0; t < TOKENS; ++t) rows[t] = row(t);
+        warp_scores<TOKENS, SPLITS, true>(rows, router, 0, partial);
+    } else {
+#pragma unroll 1
+        for (u32 t = 0; t < TOKENS; ++t) {
+            const float* const rows[1] = {row(t)};
+            warp_scores<1, SPLITS, false>(rows, router, t, partial);
+        }
     }
+    __syncthreads();
+    if (warp >= BLOCK_TOKENS || block_token + warp >= tokens) return;
+    const u32 first_warp = warp / TOKENS * SPLITS, t = warp % TOKENS;
+    const float scale = norm_scale(router, sum_of<SPLITS>([&](int i) { return partial.squares[first_warp + i][t]; }));
+    auto score = [&](u32 expert) {
+        return scale * sum_of<SPLITS>([&](int i) { return partial.scores[first_warp + i][t][expert]; });
+    };
+    const u64 pair = u64(block_token + warp) * router.choices;
+    choose(score, router, pair_expert + pair, pair_weight + pair);
 }
 
-extern "C" __global__ void __launch_bounds__(SCORE_WARPS * 32)
+extern "C" __global__ void __launch_bounds__(SCORE_WARPS * 32, 1)
 route_scores_1(const float* x, u32 ldx, u32 tokens, Router router, int* pair_expert, float* pair_weight) {
-    route_scores<1>(x, ldx, tokens, router, pair_expert, pair_weight);
+    route_scores<1, 8>(x, ldx, tokens, router, pair_expert, pair_weight);
 }
 
-extern "C" __global__ void __launch_bounds__(SCORE_WARPS * 32)
-route_scores_4(const float* x, u32 ldx, u32 tokens, Router router, int* pair_expert, float* pair_weight) {
-    route_scores<4>(x, ldx, tokens, router, pair_expert, pair_weight);
+extern "C" __global__ void __launch_bounds__(SCORE_WARPS * 32, 2)
+route_scores_8(const float* x, u32 ldx, u32 tokens, Router router, int* pair_expert, float* pair_weight) {
+    route_scores<4, 4>(x, ldx, tokens, router, pair_expert, pair_weight);
 }
+
+// The choices of RUN pairs from `first` on, a multiple of RUN; -1 beyond the last.
+constexpr u32 RUN = 8;
+struct PairRun {
+    int expert[RUN];
+    __device__ __forceinline__ PairRun(const int* pair_expert, u32 first, u32 pairs) {
+#pragma unroll
+        for (u32 i = 0; i < RUN; i += 4) {
+            int4 four = make_int4(-1, -1, -1, -1);
+            if (first + i < pairs) four = *reinterpret_cast<const int4*>(pair_expert + first + i);
+            expert[i] = four.x, expert[i + 1] = four.y, expert[i + 2] = four.z, expert[i + 3] = four.w;
+        }
+#pragma unroll
+        for (u32 i = 0; i < RUN; ++i) expert[i] = first + i < pairs ? expert[i] : -1;
+    }
+};
 
 // The slot lists from the choices. Block e lists expert e: all blocks count all pairs, so none waits for another, then
-// every thread ranks its run of pairs. Pairs are in the order of tokens, so slots are. Grid: experts. Block: 1024.
-// Bound by latency for a few thousand pairs, by the reads of all pairs by every block (L2) for very many.
+// threads rank the pairs of e. Pairs are in the order of tokens, so slots are. pair_expert has room for a multiple of
+// 4. Grid: experts. Block: 512. Bound by latency for a few thousand pairs, by the reads of all pairs by every block
+// (L2) for very many.
 extern "C" __global__ void __launch_bounds__(SLOT_THREADS)
 route_slots(const int* pair_expert, const float* pair_weight, u32 tokens, u32 experts, u32 choices, Routes routes) {
-    __shared__ u32 counts[MAX_EXPERTS], own_start, ranks[32];
-    __shared__ u64 parts[32];
+    constexpr int WARPS = SLOT_THREADS / 32;
+    __shared__ u32 counts[MAX_EXPERTS], own_start, next, ranks[WARPS];
+    __shared__ u64 parts[WARPS];
     let_next_start();
     if (threadIdx.x < MAX_EXPERTS) counts[threadIdx.x] = 0;
     __syncthreads();
     wait_for_previous();
     const u32 pairs = tokens * choices;
     const int expert = blockIdx.x;
-    for (u32 pair = threadIdx.x; pair < pairs; pair += SLOT_THREADS) atomicAdd(counts + pair_expert[pair], 1);
+    for (u32 first = threadIdx.x * RUN; first < pairs; first += SLOT_THREADS * RUN) {
+        const PairRun run(pair_expert, first, pairs);
+#pragma unroll
+        for (u32 i = 0; i < RUN; ++i)
+            if (run.expert[i] >= 0) atomicAdd(counts + run.expert[i], 1);
+    }
     __syncthreads();
     const u32 count = threadIdx.x < experts ? counts[threadIdx.x] : 0;
     u32 active;
     const u32 start = first_slot(count, parts, active);
-    if (expert == 0) write_expert(routes, experts, count, start, active);
-    if (threadIdx.x == expert) own_start = start;
-    __syncthreads();
+    if (expert == 0 && threadIdx.x < experts) write_expert(routes, experts, threadIdx.x, count, start, active);
+    if (threadIdx.x == expert) own_start = next = start;
 
-    const u32 run = (pairs + SLOT_THREADS - 1) / SLOT_THREADS;
-    const u32 from = min(threadIdx.x * run, pairs), to = min(from + run, pairs);
-    u32 mine = 0;
-    for (u32 pair = from; pair < to; ++pair) mine += pair_expert[pair] == expert;
-    u32 slot = own_start + block_scan_exclusive(mine, ranks);
-    for (u32 pair = from; pair < to; ++pair)
-        if (pair_expert[pair] == expert) write_slot(routes, choices, pair, slot++, pair_weight[pair]);
+    for (u32 segment = 0; segment < pairs; segment += SLOT_THREADS * RUN) {
+        const u32 first = segment + threadIdx.x * RUN;
+        const PairRun run(pair_expert, first, pairs);
+        u32 own = 0;
+#pragma unroll
+        for (u32 i = 0; i < RUN; ++i) own += run.expert[i] == expert;
+        const u32 before = block_scan_exclusive(own, ranks);
+        u32 slot = next + before;
+#pragma unroll
+        for (u32 i = 0; i < RUN; ++i)
+            if (run.expert[i] == expert) write_slot(routes, choices, first + i, slot++, pair_weight[first + i]);
+        __syncthreads();
+        if (threadIdx.x == SLOT_THREADS - 1) next = slot;
+    }
     const u32 padding = own_start + counts[expert] + threadIdx.x;
     if (padding < own_start + round_up_to_group(counts[expert])) write_padding(routes, padding);
 }

@@ -13,6 +13,7 @@
 #include "reduce.cuh"
 
 constexpr u32 THREADS = 512;
+constexpr u32 WARPS = THREADS / 32;
 constexpr u32 PER_THREAD = 8;
 constexpr u32 CHUNK = THREADS * PER_THREAD;
 constexpr u32 BINS = 2048;
@@ -57,20 +58,24 @@ struct Outputs {
 
 __device__ __forceinline__ u32 chunks_of(u32 vocab) { return (vocab + CHUNK - 1) / CHUNK; }
 
-// Eight logits of one thread, ids first .. first + 7; those from `vocab` on are -inf.
+// The logits of a row, [vocab]; rows begin at multiples of 16 bytes and have ld floats.
+struct RowLogits {
+    const float* at;
+    u32 ld, vocab;
+};
+
+// Eight logits of one thread, ids first .. first + 7; those from vocab on are -inf.
 struct Logits {
     float v[PER_THREAD];
-    __device__ __forceinline__ Logits(const float* row, u32 first, u32 vocab, bool aligned) {
-        if (aligned && first + PER_THREAD <= vocab) {
+    __device__ __forceinline__ Logits(const RowLogits& row, u32 first) {
 #pragma unroll
-            for (u32 i = 0; i < PER_THREAD; i += 4) {
-                const float4 four = __ldcg(reinterpret_cast<const float4*>(row + first + i));
-                v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
-            }
-        } else {
-#pragma unroll
-            for (u32 i = 0; i < PER_THREAD; ++i) v[i] = first + i < vocab ? __ldcg(row + first + i) : -INFINITY;
+        for (u32 i = 0; i < PER_THREAD; i += 4) {
+            float4 four = make_float4(0, 0, 0, 0);
+            if (first + i < row.ld) four = __ldcg(reinterpret_cast<const float4*>(row.at + first + i));
+            v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
         }
+#pragma unroll
+        for (u32 i = 0; i < PER_THREAD; ++i) v[i] = first + i < row.vocab ? v[i] : -INFINITY;
     }
 };
 
@@ -115,13 +120,13 @@ __device__ __forceinline__ Extent extent_of(const Logits& logits, u32 first) {
 }
 
 // The extent of the block's chunk, in every thread.
-__device__ __forceinline__ Extent chunk_extent(const float* row, u32 vocab, bool aligned) {
-    __shared__ Extent parts[THREADS / 32];
+__device__ __forceinline__ Extent chunk_extent(const RowLogits& row) {
+    __shared__ Extent parts[WARPS];
     const u32 first = blockIdx.x * CHUNK + threadIdx.x * PER_THREAD, lane = threadIdx.x % 32;
-    const Extent e = warp_join(extent_of(Logits(row, first, vocab, aligned), first));
+    const Extent e = warp_join(extent_of(Logits(row, first), first));
     if (lane == 0) parts[threadIdx.x / 32] = e;
     __syncthreads();
-    return warp_join(lane < THREADS / 32 ? parts[lane] : nothing());
+    return warp_join(lane < WARPS ? parts[lane] : nothing());
 }
 
 // The extent of a row from those of its chunks, in every lane of the calling warp.
@@ -148,21 +153,6 @@ __device__ __forceinline__ void write_token(const Outputs& outputs, u32 row, con
     outputs.flags[row] = e.flags;
 }
 
-// Counts the block in; true, in every thread, for the last block of the row. What the others wrote before is then
-// visible.
-__device__ __forceinline__ bool last_of_row(u32* finished) {
-    __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = atomicAdd(finished, 1) == gridDim.x - 1;
-        if (last) *finished = 0;
-    }
-    __syncthreads();
-    __threadfence();
-    return last;
-}
-
 // tokens[r] = the largest logit's id (ties: the lowest; 0 if there is no logit above -inf), its log-probability and
 // flags. logits f32 [rows][ld]. Grid: (chunks of 4,096, rows). Block: 512. Bound by latency for a few rows, then by
 // reading.
@@ -172,9 +162,9 @@ argmax(const float* logits, u32 ld, u32 vocab, Workspace workspace, Outputs outp
     wait_for_previous();
     const u32 row = blockIdx.y, chunks = gridDim.x;
     Extent* extents = workspace.extents + u64(row) * chunks;
-    Extent e = chunk_extent(logits + u64(row) * ld, vocab, ld % 4 == 0);
+    Extent e = chunk_extent({logits + u64(row) * ld, ld, vocab});
     if (threadIdx.x == 0) extents[blockIdx.x] = e;
-    if (!last_of_row(workspace.finished + row) || threadIdx.x >= 32) return;
+    if (!last_block(workspace.finished + row, chunks) || threadIdx.x >= 32) return;
     e = row_extent(extents, chunks);
     if (threadIdx.x == 0) write_token(outputs, row, e, e.id, e.max);
 }
@@ -189,7 +179,7 @@ sample_chunks(const float* logits, u32 ld, u32 vocab, Workspace workspace) {
         workspace.weights[u64(row) * BINS + bin] = 0;
         workspace.counts[u64(row) * BINS + bin] = 0;
     }
-    const Extent e = chunk_extent(logits + u64(row) * ld, vocab, ld % 4 == 0);
+    const Extent e = chunk_extent({logits + u64(row) * ld, ld, vocab});
     if (threadIdx.x == 0) workspace.extents[u64(row) * gridDim.x + blockIdx.x] = e;
 }
 
@@ -206,9 +196,8 @@ struct Scale {
     __device__ __forceinline__ u64 weight(float logit) const {
         return logit >= threshold ? __float2ull_rn(expf((logit - max) * inverse_temperature) * ONE) : 0;
     }
-    __device__ __forceinline__ u32 bin(float logit) const {
-        return min(__float2uint_rz((max - logit) * bins_per_logit), BINS - 1);
-    }
+    __device__ __forceinline__ float place(float logit) const { return (max - logit) * bins_per_logit; }
+    __device__ __forceinline__ u32 bin(float logit) const { return min(__float2uint_rz(place(logit)), BINS - 1); }
 };
 
 // --------------------------------------------------------------------------------------------- the last block of a row
@@ -224,14 +213,20 @@ struct Cut {
     u64 weight;
 };
 
+struct Target {
+    u32 count;
+    u64 weight;
+    __device__ __forceinline__ bool reached(u32 taken, u64 sum) const { return taken >= count || sum >= weight; }
+};
+
 // A row's tokens in order, as far as they have been sorted.
 struct Ranking {
     u32 cumulative_count[BINS];   // tokens up to and including a bin
     u64 cumulative_weight[BINS];
     u64 keys[LIST];
     u64 weights[LIST];            // cumulative over the row
-    u64 parts[32];
-    u32 count_parts[32];
+    u64 parts[WARPS];
+    u32 count_parts[WARPS];
     u32 first_bin, end_bin;       // bins that `keys` holds
     u32 length;
     u32 found_bin, found;         // where a cut is: the bin, the place in the list
@@ -240,39 +235,53 @@ struct Ranking {
 };
 
 struct Row {
-    const float* logits;
-    u32 vocab;
-    bool aligned;
+    RowLogits logits;
     Scale scale;
 
-    // use(logit, id, weight) for every candidate of bins first .. last, by all threads.
+    // use(logit, id, weight) for every candidate of bins first .. last, by all threads. Few logits are, so they are
+    // found first, and what is done with them stands here once: long code would have to be fetched.
     template <class Use>
     __device__ __forceinline__ void for_bins(u32 first, u32 last, Use use) const {
         constexpr u32 IN_FLIGHT = 2;
-        for (u32 at = threadIdx.x * PER_THREAD; at < vocab; at += IN_FLIGHT * CHUNK) {
-            const Logits ahead[IN_FLIGHT] = {{logits, at, vocab, aligned}, {logits, at + CHUNK, vocab, aligned}};
+        const float from = float(first), to = last == BINS - 1 ? INFINITY : float(last + 1);
+#pragma unroll 1
+        for (u32 at = threadIdx.x * PER_THREAD; at < logits.vocab; at += IN_FLIGHT * CHUNK) {
+            const Logits ahead[IN_FLIGHT] = {{logits, at}, {logits, at + CHUNK}};
+            u32 hits = 0;
 #pragma unroll
             for (u32 i = 0; i < IN_FLIGHT * PER_THREAD; ++i) {
-                const float logit = ahead[i / PER_THREAD].v[i % PER_THREAD];
-                const u32 bin = scale.bin(logit);
-                if (bin < first || bin > last) continue;
+                const float place = scale.place(ahead[i / PER_THREAD].v[i % PER_THREAD]);
+                hits |= u32(place >= from && place < to) << i;
+            }
+#pragma unroll 1
+            for (; hits; hits &= hits - 1) {
+                const u32 hit = __ffs(hits) - 1;
+                float logit = 0;
+#pragma unroll
+                for (u32 i = 0; i < IN_FLIGHT * PER_THREAD; ++i)
+                    if (i == hit) logit = ahead[i / PER_THREAD].v[i % PER_THREAD];
                 const u64 weight = scale.weight(logit);
-                if (weight) use(logit, at + i / PER_THREAD * CHUNK + i % PER_THREAD, weight);
+                if (weight) use(logit, at + hit / PER_THREAD * CHUNK + hit % PER_THREAD, weight);
             }
         }
     }
 };
 
-// Sorts keys[0 .. size) from the largest down; size a power of two.
+// Sorts keys[0 .. size) from the largest down; size a power of two, at most 2 * THREADS. In steps of up to 32 every
+// warp stays within 64 keys of its own.
 __device__ __forceinline__ void sort_descending(u64* keys, u32 size) {
+    const u32 i = threadIdx.x;
+    u32 previous = LIST;
+#pragma unroll 1
     for (u32 run = 2; run <= size; run *= 2) {
-        for (u32 step = run / 2; step; step /= 2) {
-            __syncthreads();
-            for (u32 i = threadIdx.x; i < size / 2; i += THREADS) {
-                const u32 low = i / step * step * 2 + i % step, high = low + step;
-                const u64 a = keys[low], b = keys[high];
-                if ((a < b) == ((low & run) == 0)) keys[low] = b, keys[high] = a;
-            }
+#pragma unroll 1
+        for (u32 step = run / 2; step; previous = step, step /= 2) {
+            if (max(step, previous) > 32) __syncthreads();
+            else __syncwarp();
+            if (i >= size / 2) continue;
+            const u32 low = 2 * i - (i & (step - 1)), high = low + step;
+            const u64 a = keys[low], b = keys[high];
+            if ((a < b) == ((low & run) == 0)) keys[low] = b, keys[high] = a;
         }
     }
     __syncthreads();
@@ -304,98 +313,105 @@ __device__ __forceinline__ void cover(Ranking& r, const Row& row, u32 bin) {
     __syncthreads();
 }
 
-// r.common and r.any of the tokens of a bin.
-__device__ __forceinline__ void common_bits(Ranking& r, const Row& row, u32 bin) {
+// The slow way for a bin with more tokens than the list holds (many equal logits): the key of the cut is built bit by
+// bit, each time counting again which tokens are at least as large. A first pass finds the bits in which keys differ.
+__device__ __forceinline__ Cut search(Ranking& r, const Row& row, u32 bin, const Target& target) {
+    Cut cut{0, r.cumulative_weight[bin]};
+    u64 open = 0;  // bits to be decided
     if (threadIdx.x == 0) r.common = ~u64(0), r.any = 0;
-    __syncthreads();
-    u64 common = ~u64(0), any = 0;
-    row.for_bins(bin, bin, [&](float logit, u32 id, u64) { common &= key_of(logit, id), any |= key_of(logit, id); });
-    common = u64(__reduce_and_sync(ALL_LANES, u32(common >> 32))) << 32 | __reduce_and_sync(ALL_LANES, u32(common));
-    any = u64(__reduce_or_sync(ALL_LANES, u32(any >> 32))) << 32 | __reduce_or_sync(ALL_LANES, u32(any));
-    if (threadIdx.x % 32 == 0) {
-        atomicAnd(&r.common, common);
-        atomicOr(&r.any, any);
-    }
-    __syncthreads();
-}
-
-// The slow way for a bin with more tokens than the list holds (many equal logits): the key is built bit by bit, each
-// time counting again which tokens are at least as large.
-template <class Reached>
-__device__ __forceinline__ Cut search(Ranking& r, const Row& row, u32 bin, Reached reached) {
-    const u32 count_before = bin ? r.cumulative_count[bin - 1] : 0;
-    const u64 weight_before = bin ? r.cumulative_weight[bin - 1] : 0;
-    common_bits(r, row, bin);
-    Cut cut{r.common, r.cumulative_weight[bin]};
-    for (u64 bit = u64(1) << 63; bit; bit /= 2) {
-        if (!((r.any & ~r.common) & bit)) continue;
+#pragma unroll 1
+    for (bool first_pass = true; first_pass || open; first_pass = false) {
+        const u64 bit = open ? u64(1) << (63 - __clzll(open)) : 0;
         u32 count = 0;
-        u64 weight = 0;
+        u64 weight = 0, common = ~u64(0), any = 0;
         row.for_bins(bin, bin, [&](float logit, u32 id, u64 own) {
-            if (key_of(logit, id) >= (cut.key | bit)) ++count, weight += own;
+            const u64 key = key_of(logit, id);
+            common &= key, any |= key;
+            if (key >= (cut.key | bit)) ++count, weight += own;
         });
-        count = count_before + block_scan_exclusive(count, r.count_parts) + count;
-        weight = weight_before + block_scan_exclusive(weight, r.parts) + weight;
+        count += block_scan_exclusive(count, r.count_parts) + (bin ? r.cumulative_count[bin - 1] : 0);
+        weight += block_scan_exclusive(weight, r.parts) + (bin ? r.cumulative_weight[bin - 1] : 0);
+        if (first_pass) {
+            atomicAnd(&r.common, common);
+            atomicOr(&r.any, any);
+        }
         __syncthreads();
-        if (threadIdx.x == THREADS - 1) r.found = reached(count, weight), r.total = weight;
+        if (threadIdx.x == THREADS - 1) r.found = target.reached(count, weight), r.total = weight;
         __syncthreads();
-        if (r.found) cut = {cut.key | bit, r.total};
+        if (first_pass) {
+            cut.key = r.common;
+            open = r.any & ~r.common;
+        } else {
+            if (r.found) cut = {cut.key | bit, r.total};
+            open &= ~bit;
+        }
     }
     return cut;
 }
 
-// The first cut at which reached(tokens taken, their weight); true of all tokens together, and monotone.
-template <class Reached>
-__device__ __forceinline__ Cut find(Ranking& r, const Row& row, Reached reached) {
+// The first cut that reaches the target, which all tokens together do.
+__device__ __forceinline__ Cut find(Ranking& r, const Row& row, const Target& target) {
     constexpr u32 RUN = BINS / THREADS;
     __syncthreads();
-    for (u32 bin = threadIdx.x * RUN; bin < threadIdx.x * RUN + RUN; ++bin)
-        if (reached(r.cumulative_count[bin], r.cumulative_weight[bin]) &&
-            !(bin && reached(r.cumulative_count[bin - 1], r.cumulative_weight[bin - 1])))
-            r.found_bin = bin;
+    bool before = threadIdx.x && target.reached(r.cumulative_count[threadIdx.x * RUN - 1],
+                                                r.cumulative_weight[threadIdx.x * RUN - 1]);
+#pragma unroll
+    for (u32 bin = threadIdx.x * RUN; bin < threadIdx.x * RUN + RUN; ++bin) {
+        const bool reached = target.reached(r.cumulative_count[bin], r.cumulative_weight[bin]);
+        if (reached && !before) r.found_bin = bin;
+        before = reached;
+    }
     __syncthreads();
-    const u32 bin = r.found_bin, before = bin ? r.cumulative_count[bin - 1] : 0;
-    if (r.cumulative_count[bin] - before > LIST) return search(r, row, bin, reached);
+    const u32 bin = r.found_bin;
+    if (r.cumulative_count[bin] - (bin ? r.cumulative_count[bin - 1] : 0) > LIST) return search(r, row, bin, target);
     cover(r, row, bin);
     const u32 taken = r.first_bin ? r.cumulative_count[r.first_bin - 1] : 0;
     const u64 weight = r.first_bin ? r.cumulative_weight[r.first_bin - 1] : 0;
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < r.length; i += THREADS)
-        if (reached(taken + i + 1, r.weights[i]) && !reached(taken + i, i ? r.weights[i - 1] : weight)) r.found = i;
+        if (target.reached(taken + i + 1, r.weights[i]) && !target.reached(taken + i, i ? r.weights[i - 1] : weight))
+            r.found = i;
     __syncthreads();
     return {r.keys[r.found], r.weights[r.found]};
 }
 
-__device__ __forceinline__ u64 ceiling(double v) { return u64(ceil(v)); }
-
-// Draws from what top_k and top_p leave, in order of probability.
-__device__ __forceinline__ u64 draw_ranked(Ranking& r, const Row& row, const SampleParams& params, const u64* weights,
-                                           const u32* counts) {
+// The row's bins, made cumulative in shared memory.
+__device__ __forceinline__ void load_bins(Ranking& r, const u64* weights, const u32* counts) {
     constexpr u32 RUN = BINS / THREADS;
-    u32 own_counts[RUN], count = 0;
-    u64 own_weights[RUN], weight = 0;
+    static_assert(RUN == 4, "a thread reads its bins as vectors");
+    const u32 first = threadIdx.x * RUN;
+    const uint4 c = __ldcg(reinterpret_cast<const uint4*>(counts + first));
+    const ulonglong2 low = __ldcg(reinterpret_cast<const ulonglong2*>(weights + first));
+    const ulonglong2 high = __ldcg(reinterpret_cast<const ulonglong2*>(weights + first) + 1);
+    const u32 own_counts[RUN] = {c.x, c.y, c.z, c.w};
+    const u64 own_weights[RUN] = {low.x, low.y, high.x, high.y};
+    u32 count = block_scan_exclusive(c.x + c.y + c.z + c.w, r.count_parts);
+    u64 weight = block_scan_exclusive(low.x + low.y + high.x + high.y, r.parts);
 #pragma unroll
     for (u32 i = 0; i < RUN; ++i) {
-        count += own_counts[i] = __ldcg(counts + threadIdx.x * RUN + i);
-        weight += own_weights[i] = __ldcg(weights + threadIdx.x * RUN + i);
+        r.cumulative_count[first + i] = count += own_counts[i];
+        r.cumulative_weight[first + i] = weight += own_weights[i];
     }
     if (threadIdx.x == 0) r.first_bin = r.end_bin = 0;
-    count = block_scan_exclusive(count, r.count_parts);
-    weight = block_scan_exclusive(weight, r.parts);
-#pragma unroll
-    for (u32 i = 0; i < RUN; ++i) {
-        r.cumulative_count[threadIdx.x * RUN + i] = count += own_counts[i];
-        r.cumulative_weight[threadIdx.x * RUN + i] = weight += own_weights[i];
-    }
     __syncthreads();
-    u64 total = r.cumulative_weight[BINS - 1];
-    if (params.top_k && params.top_k < r.cumulative_count[BINS - 1])
-        total = find(r, row, [&](u32 taken, u64) { return taken >= params.top_k; }).weight;
-    if (params.top_p < 1) {
-        const u64 wanted = min(max(ceiling(double(params.top_p) * double(total)), u64(1)), total);
-        total = find(r, row, [&](u32, u64 sum) { return sum >= wanted; }).weight;
+}
+
+// Draws from what top_k and top_p leave, in order of probability: up to three cuts, the last of which is the draw.
+__device__ __forceinline__ u64 draw_ranked(Ranking& r, const Row& row, const SampleParams& params) {
+    enum { TOP_K, TOP_P, DRAW, CUTS };
+    Cut cut{0, r.cumulative_weight[BINS - 1]};
+#pragma unroll 1
+    for (int step = TOP_K; step < CUTS; ++step) {
+        if (step == TOP_K && (!params.top_k || params.top_k >= r.cumulative_count[BINS - 1])) continue;
+        if (step == TOP_P && params.top_p >= 1) continue;
+        Target target{ALL_LANES, ~u64(0)};
+        const double total = double(cut.weight);
+        if (step == TOP_K) target.count = params.top_k;
+        if (step == TOP_P) target.weight = min(max(u64(ceil(double(params.top_p) * total)), u64(1)), cut.weight);
+        if (step == DRAW) target.weight = min(u64(params.uniform * total), cut.weight - 1) + 1;
+        cut = find(r, row, target);
     }
-    const u64 target = min(u64(params.uniform * double(total)), total - 1);
-    return find(r, row, [&](u32, u64 sum) { return sum > target; }).key;
+    return cut.key;
 }
 
 // Draws in the order of ids: first the chunk, then the thread, then the token.
@@ -410,14 +426,18 @@ __device__ __forceinline__ u64 draw_by_id(Ranking& r, const Row& row, const Samp
     if (threadIdx.x == THREADS - 1) r.total = reached + own;
     __syncthreads();
     const u64 target = min(u64(params.uniform * double(r.total)), r.total - 1);
-    for (u32 i = from; i < to; ++i) {
-        const u64 weight = __ldcg(chunk_weights + i);
-        if (target >= reached && target < reached + weight) chunk = i, rest = target - reached;
-        reached += weight;
+    if (target >= reached && target < reached + own) {
+        u32 i = from;
+        for (; i + 1 < to; ++i) {  // as a rule a thread has one chunk
+            const u64 weight = __ldcg(chunk_weights + i);
+            if (target < reached + weight) break;
+            reached += weight;
+        }
+        chunk = i, rest = target - reached;
     }
     __syncthreads();
     const u32 first = chunk * CHUNK + threadIdx.x * PER_THREAD;
-    const Logits logits(row.logits, first, row.vocab, row.aligned);
+    const Logits logits(row.logits, first);
     u64 weights[PER_THREAD], sum = 0;
 #pragma unroll
     for (u32 i = 0; i < PER_THREAD; ++i) sum += weights[i] = row.scale.weight(logits.v[i]);
@@ -434,13 +454,10 @@ __device__ __forceinline__ u64 draw_by_id(Ranking& r, const Row& row, const Samp
 // ------------------------------------------------------------------------------------------------------------ the draw
 
 // A chunk's share of the bins: in shared memory first, low and high halves of the weights apart (native atomics), then
-// what is not zero into the row's.
+// what is not zero into the row's. shared: [3][BINS] of zeros.
 __device__ __forceinline__ void add_to_bins(u32* shared, const Logits& logits, const Scale& scale, u64* weights,
                                             u32* counts) {
-    static_assert(sizeof(Ranking) >= 3 * BINS * sizeof(u32), "the bins of a chunk lie where the ranking will");
     u32 *count = shared, *low = shared + BINS, *high = shared + 2 * BINS;
-    for (u32 i = threadIdx.x; i < 3 * BINS; i += THREADS) shared[i] = 0;
-    __syncthreads();
 #pragma unroll
     for (u32 i = 0; i < PER_THREAD; ++i) {
         const u64 weight = scale.weight(logits.v[i]);
@@ -465,21 +482,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 sample_draw(const float* logits, u32 ld, u32 vocab, const SampleParams* all_params, Workspace workspace,
             Outputs outputs) {
     __shared__ __align__(16) char shared[sizeof(Ranking)];
+    static_assert(sizeof(Ranking) >= 3 * BINS * sizeof(u32), "the bins of a chunk lie where the ranking will");
     let_next_start();
+    for (u32 i = threadIdx.x; i < 3 * BINS / 4; i += THREADS)
+        reinterpret_cast<uint4*>(shared)[i] = make_uint4(0, 0, 0, 0);
+    __syncthreads();
     wait_for_previous();
     const u32 row = blockIdx.y, chunks = gridDim.x;
     const SampleParams params = all_params[row];
+    const RowLogits row_logits{logits + u64(row) * ld, ld, vocab};
+    const Logits own(row_logits, blockIdx.x * CHUNK + threadIdx.x * PER_THREAD);
     const Extent e = row_extent(workspace.extents + u64(row) * chunks, chunks);
     if (params.temperature == 0 || e.flags) {
         if (blockIdx.x == 0 && threadIdx.x == 0) write_token(outputs, row, e, e.id, e.max);
         return;
     }
-    const Row r{logits + u64(row) * ld, vocab, ld % 4 == 0, Scale(params, e)};
+    const Row r{row_logits, Scale(params, e)};
     const bool ranked = params.top_k || params.top_p < 1;
     u64 *weights = workspace.weights + u64(row) * BINS, *chunk_weights = workspace.chunk_weights + u64(row) * chunks;
     u32* counts = workspace.counts + u64(row) * BINS;
     Ranking& ranking = *reinterpret_cast<Ranking*>(shared);
-    const Logits own(r.logits, blockIdx.x * CHUNK + threadIdx.x * PER_THREAD, vocab, r.aligned);
     if (ranked) {
         add_to_bins(reinterpret_cast<u32*>(shared), own, r.scale, weights, counts);
     } else {
@@ -488,8 +510,8 @@ sample_draw(const float* logits, u32 ld, u32 vocab, const SampleParams* all_para
         const u64 before = block_scan_exclusive(sum, ranking.parts);
         if (threadIdx.x == THREADS - 1) chunk_weights[blockIdx.x] = before + sum;
     }
-    if (!last_of_row(workspace.finished + row)) return;
-    const u64 key = ranked ? draw_ranked(ranking, r, params, weights, counts)
-                           : draw_by_id(ranking, r, params, chunk_weights);
+    if (!last_block(workspace.finished + row, chunks)) return;
+    if (ranked) load_bins(ranking, weights, counts);
+    const u64 key = ranked ? draw_ranked(ranking, r, params) : draw_by_id(ranking, r, params, chunk_weights);
     if (threadIdx.x == 0) write_token(outputs, row, e, id_of(key), logit_of(key));
 }
