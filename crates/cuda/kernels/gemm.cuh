@@ -33,32 +33,39 @@ __device__ __forceinline__ uint4 load_weights(const uint4* p) {
 
 // ------------------------------------------------------------------------------------------------- codes and scales
 
-// The two values of a byte of codes, [256 bytes][32 lanes]: each lane has a bank of its own.
-constexpr u32 PAIR_TABLE_BYTES = 256 * 32 * 4;
+// The two values of a byte of codes, [256 bytes][STRIDE bytes], of which each lane has a word, in a bank of its own. At a
+// stride of 256 a byte permute alone makes the offset; the other half of each row is not used. At 128 it takes one more
+// instruction.
+template <u32 STRIDE>
+struct PairTable {
+    static constexpr u32 BYTES = 256 * STRIDE;
 
-__device__ __forceinline__ void fill_pair_table(uint4* table, const float* code) {
-    for (u32 i = threadIdx.x; i < PAIR_TABLE_BYTES / 16; i += blockDim.x) {
-        const u32 pair = pack_bf16(code[i / 8 % 16], code[i / 8 / 16]);
-        table[i] = make_uint4(pair, pair, pair, pair);
+    __device__ static void fill(char* table, const float* code) {
+        for (u32 i = threadIdx.x; i < 256 * 8; i += blockDim.x) {
+            const u32 pair = pack_bf16(code[i / 8 % 16], code[i / 8 / 16]);
+            *reinterpret_cast<uint4*>(table + i / 8 * STRIDE + i % 8 * 16) = make_uint4(pair, pair, pair, pair);
+        }
     }
-}
 
-__device__ __forceinline__ u32 pair_of(u32 lane_table, u32 word, u32 byte) {
-    u32 pair;
-    asm("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(__byte_perm(word, 0, 0x4440 + byte) * 128 + lane_table));
-    return pair;
-}
+    __device__ static __forceinline__ u32 look_up(u32 table, u32 lane, u32 word, u32 byte) {
+        const u32 offset = STRIDE == 256 ? __byte_perm(word, lane * 4, 0x7604 + byte * 16)
+                                         : __byte_perm(word, 0, 0x4440 + byte) * STRIDE + lane * 4;
+        u32 pair;
+        asm("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(table + offset));
+        return pair;
+    }
 
-// A fragment of 16 columns. `scale` holds that of row lane / 4 in its low half, of row lane / 4 + 8 in its high half.
-__device__ __forceinline__ void dequantize(u32 (&a)[4], u32 word, u32 scale, u32 lane_table) {
-    const u32 low = __byte_perm(scale, 0, 0x1010), high = __byte_perm(scale, 0, 0x3232);
-    a[0] = multiply_bf16(pair_of(lane_table, word, 0), low);
-    a[2] = multiply_bf16(pair_of(lane_table, word, 1), low);
-    a[1] = multiply_bf16(pair_of(lane_table, word, 2), high);
-    a[3] = multiply_bf16(pair_of(lane_table, word, 3), high);
-}
+    // A fragment of 16 columns. `scale` holds that of row lane / 4 in its low half, of row lane / 4 + 8 in its high half.
+    __device__ static __forceinline__ void dequantize(u32 (&a)[4], u32 word, u32 scale, u32 table, u32 lane) {
+        const u32 low = __byte_perm(scale, 0, 0x1010), high = __byte_perm(scale, 0, 0x3232);
+        a[0] = multiply_bf16(look_up(table, lane, word, 0), low);
+        a[2] = multiply_bf16(look_up(table, lane, word, 1), low);
+        a[1] = multiply_bf16(look_up(table, lane, word, 2), high);
+        a[3] = multiply_bf16(look_up(table, lane, word, 3), high);
+    }
+};
 
-// A lane's scales of a slice of a tile, as they lie: block lane % 4 of rows lane / 4 and lane / 4 + 8.
+// A lane's scales of a slice of a tile, as loaded: block lane % 4 of rows lane / 4 and lane / 4 + 8.
 struct RawScale {
     u32 code;        // both codes; unused with plain scales
     float value[2];  // the nested scale, or the scale itself
@@ -107,8 +114,9 @@ struct Tile {
 };
 
 // Tiles in the order in which blocks take them: block b takes b, b + blocks, and so on. Blocks that run at the same time
-// share rows (all token tiles of a band follow one another) and an expert.
-template <u32 ROW_TILES, u32 TOKENS>
+// share rows (all token tiles of a band follow one another) and an expert. An expert's tokens are shared out evenly over
+// as few tiles as hold them, in multiples of TOKEN_STEP, unless one small tile more costs less than what that rounds up.
+template <u32 ROW_TILES, u32 TOKENS, u32 TOKEN_STEP>
 struct Schedule {
     const Span* spans;
     u32 active, row_blocks, next_index;
@@ -116,6 +124,14 @@ struct Schedule {
 
     __device__ __forceinline__ Schedule(const Span* spans_, u32 active_, u32 tiles_per_expert, u32 first)
         : spans(spans_), active(active_), row_blocks((tiles_per_expert + ROW_TILES - 1) / ROW_TILES), next_index(first) {}
+
+    // Tokens of all tiles but the last.
+    __device__ static __forceinline__ u32 tile_tokens(u32 count) {
+        const u32 tiles = (count + TOKENS - 1) / TOKENS;
+        const u32 even = ((count + tiles - 1) / tiles + TOKEN_STEP - 1) / TOKEN_STEP * TOKEN_STEP;
+        const u32 rest = count - (tiles - 1) * TOKENS;
+        return tiles * even <= (tiles - 1) * TOKENS + max(rest, TOKENS / 2) ? even : TOKENS;
+    }
 
     __device__ __forceinline__ bool next(Tile& tile, u32 step) {
         for (; at < active; ++at) {
@@ -125,10 +141,11 @@ struct Schedule {
         }
         if (at == active) return false;
         const Span span = spans[at];
+        const u32 tokens = tile_tokens(span.count), tiles = (span.count + TOKENS - 1) / TOKENS;
         const u32 band = next_index / (row_blocks * TOKEN_BAND), rest = next_index % (row_blocks * TOKEN_BAND);
-        const u32 width = min(TOKEN_BAND, (span.count + TOKENS - 1) / TOKENS - band * TOKEN_BAND);
-        const u32 first = (band * TOKEN_BAND + rest % width) * TOKENS;
-        tile = {span.expert, span.slot + first, min(TOKENS, span.count - first), rest / width * ROW_TILES};
+        const u32 width = min(TOKEN_BAND, tiles - band * TOKEN_BAND);
+        const u32 first = (band * TOKEN_BAND + rest % width) * tokens;
+        tile = {span.expert, span.slot + first, min(tokens, span.count - first), rest / width * ROW_TILES};
         next_index += step;
         return true;
     }

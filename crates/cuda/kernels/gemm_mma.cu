@@ -48,7 +48,7 @@ struct Shape {
     static constexpr int SUMS = WARP_TILES * TOKENS / 2;  // of a lane
     // Shared memory
     static constexpr int PAIRS = STAGES * STAGE_BYTES;  // the ring is also where splits meet
-    static constexpr int STAGING = PAIRS + PAIR_TABLE_BYTES;
+    static constexpr int STAGING = PAIRS + PairTable<128>::BYTES;
     static constexpr int SPANS = STAGING + WARPS * 512;
     static constexpr int MAP = SPANS + EXPERTS_MAX * sizeof(Span);
     static constexpr int BYTES = MAP + 256 * 4;
@@ -61,7 +61,7 @@ using Split = Shape<4, 32, 3, 4>;
 using Large = Shape<1, 128, 3, 2>;
 
 template <class S>
-using TileSchedule = Schedule<S::ROW_TILES, S::TOKENS>;
+using TileSchedule = Schedule<S::ROW_TILES, S::TOKENS, 16>;
 
 // What a warp knows of its block.
 template <class S>
@@ -71,7 +71,6 @@ struct Place {
 
     __device__ __forceinline__ u32 first_row_tile() const { return warp % (S::WARPS / S::SPLITS) * S::WARP_TILES; }
     __device__ __forceinline__ u32 split() const { return warp / (S::WARPS / S::SPLITS); }
-    __device__ __forceinline__ u32 lane_table() const { return shared + S::PAIRS + lane * 4; }
     __device__ __forceinline__ u32 steps() const { return slices * 4 / S::SPLITS; }
     // The block of 64 columns that this warp multiplies in a step.
     __device__ __forceinline__ u32 block(u32 step) const { return step * S::SPLITS + split(); }
@@ -133,7 +132,7 @@ struct Weights4 {
     }
 
     __device__ __forceinline__ void fragment(u32 (&a)[4], const Block& b, int t, int part, const Place<S>& p) const {
-        dequantize(a, b.word[t][part], b.scale[t], p.lane_table());
+        PairTable<128>::dequantize(a, b.word[t][part], b.scale[t], p.shared + S::PAIRS, p.lane);
     }
 };
 
@@ -272,7 +271,7 @@ __device__ __forceinline__ void product(float (&sum)[S::SUMS], const typename W:
 }
 
 __device__ __forceinline__ void fill_tables(char* pairs, float* map, const Matrix4& w) {
-    fill_pair_table(reinterpret_cast<uint4*>(pairs), w.code);
+    PairTable<128>::fill(pairs, w.code);
     if (w.format == SCALE_PLAIN) return;
     for (u32 i = threadIdx.x; i < 256; i += blockDim.x) map[i] = w.map[i];
 }

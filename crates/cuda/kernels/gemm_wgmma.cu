@@ -8,80 +8,13 @@
 //
 //   small   4 warpgroups, 256 rows, up to 64 tokens: bound by reading W (decode, batch 8 to 256)
 //   split   the same, but 64 rows, of which each warpgroup multiplies a quarter of the columns: for few rows
-//   large   2 warpgroups, 128 rows, up to 256 tokens; two blocks of a cluster share X: bound by the tensor cores (prefill)
+//   large   2 warpgroups, 128 rows, up to 256 tokens; bound by the tensor cores (prefill)
 #include "gemm.cuh"
+#include "wgmma.cuh"
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)
 
 // ----------------------------------------------------------------------------------------------------- instructions
-
-#define SUMS4(i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
-#define SUMS16(i) SUMS4(i), SUMS4((i) + 4), SUMS4((i) + 8), SUMS4((i) + 12)
-
-// d += A B, A from registers, 64 rows a warpgroup; b describes N tokens x 16 columns in shared memory.
-template <int N>
-__device__ void wgmma(float* d, const u32 (&a)[4], u64 b);
-
-template <>
-__device__ __forceinline__ void wgmma<8>(float* d, const u32 (&a)[4], u64 b) {
-    asm volatile(
-        "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3"
-        "}, {%4,%5,%6,%7}, %8, p, 1, 1, 0; }"
-        : SUMS4(0)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-template <>
-__device__ __forceinline__ void wgmma<16>(float* d, const u32 (&a)[4], u64 b) {
-    asm volatile(
-        "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7"
-        "}, {%8,%9,%10,%11}, %12, p, 1, 1, 0; }"
-        : SUMS4(0), SUMS4(4)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-template <>
-__device__ __forceinline__ void wgmma<32>(float* d, const u32 (&a)[4], u64 b) {
-    asm volatile(
-        "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-        "}, {%16,%17,%18,%19}, %20, p, 1, 1, 0; }"
-        : SUMS16(0)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-template <>
-__device__ __forceinline__ void wgmma<64>(float* d, const u32 (&a)[4], u64 b) {
-    asm volatile(
-        "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,"
-        "%26,%27,%28,%29,%30,%31"
-        "}, {%32,%33,%34,%35}, %36, p, 1, 1, 0; }"
-        : SUMS16(0), SUMS16(16)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-template <>
-__device__ __forceinline__ void wgmma<128>(float* d, const u32 (&a)[4], u64 b) {
-    asm volatile(
-        "{ .reg .pred p; setp.eq.u32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,"
-        "%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,"
-        "%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-        "}, {%64,%65,%66,%67}, %68, p, 1, 1, 0; }"
-        : SUMS16(0), SUMS16(16), SUMS16(32), SUMS16(48)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-// As many of them as N tokens need: the widest first.
-template <int N>
-__device__ __forceinline__ void multiply(float* d, const u32 (&a)[4], u64 b) {
-    constexpr int PIECE = N >= 128 ? 128 : N >= 64 ? 64 : N >= 32 ? 32 : N >= 16 ? 16 : 8;
-    wgmma<PIECE>(d, a, b);
-    if constexpr (N > PIECE) multiply<N - PIECE>(d + PIECE / 2, a, b + PIECE / GROUP * 1024 / 16);
-}
 
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -90,9 +23,6 @@ template <int PENDING>
 __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(PENDING) : "memory");
 }
-
-// Atoms of 8 tokens x 64 columns follow one another, 128-byte swizzle.
-__device__ __forceinline__ u64 describe(u32 address) { return u64(1) << 62 | u64(64) << 32 | u64(1) << 16 | address >> 4; }
 
 __device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
@@ -115,23 +45,9 @@ __device__ __forceinline__ void barrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
 }
 
-// At the barrier of the same place in block `rank` of the cluster.
-__device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 rank) {
-    asm volatile(
-        "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
-        " mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote]; }" :: "r"(barrier), "r"(rank) : "memory");
-}
-
 __device__ __forceinline__ void copy_bulk(u32 to, const void* from, u32 bytes, u32 barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  :: "r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
-}
-
-// To the same place in both blocks of a cluster.
-__device__ __forceinline__ void copy_bulk_both(u32 to, const void* from, u32 bytes, u32 barrier) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"
-        :: "r"(to), "l"(from), "r"(bytes), "r"(barrier), "h"(u16(3)) : "memory");
 }
 
 __device__ __forceinline__ void prefetch_bulk(const void* from, u32 bytes) {
@@ -145,28 +61,17 @@ __device__ __forceinline__ void grow_registers() { asm volatile("setmaxnreg.inc.
 template <int COUNT>
 __device__ __forceinline__ void shrink_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(COUNT)); }
 
-__device__ __forceinline__ u32 cluster_rank() {
-    u32 rank;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 // ------------------------------------------------------------------------------------------------------ block shapes
 
-template <int WARPGROUPS_, int SPLITS_, int CLUSTER_, int STAGE_BLOCKS_, int STAGES_, int TOKENS_, int TOKEN_STEP_>
+template <int WARPGROUPS_, int SPLITS_, int STAGE_BLOCKS_, int STAGES_, int... SIZES_>
 struct Shape {
     static constexpr int WARPGROUPS = WARPGROUPS_;      // consumers; one more warpgroup brings what they need
     static constexpr int SPLITS = SPLITS_;              // of the columns, over the warpgroups
-    static constexpr int CLUSTER = CLUSTER_;            // blocks that share X
     static constexpr int STAGE_BLOCKS = STAGE_BLOCKS_;  // 64 columns each, of a stage of the ring
     static constexpr int STAGES = STAGES_;
     static constexpr int SCALE_STAGES = 4;              // a slice each
-    static constexpr int TOKENS = TOKENS_;              // at most
-    static constexpr int TOKEN_STEP = TOKEN_STEP_;      // instantiated: its multiples, and powers of two below
+    static constexpr int SIZES[] = {SIZES_...};         // tokens of an instruction, ascending
+    static constexpr int TOKENS = SIZES[sizeof...(SIZES_) - 1];
     static constexpr int STAGES_PER_SLICE = 4 / STAGE_BLOCKS;
     static constexpr int CONSUMERS = WARPGROUPS * 4;    // warps
     static constexpr int THREADS = CONSUMERS * 32 + 128;
@@ -179,17 +84,19 @@ struct Shape {
 };
 
 template <class S>
-using TileSchedule = Schedule<S::ROW_TILES * S::CLUSTER, S::TOKENS>;
+using TileSchedule = Schedule<S::ROW_TILES, S::TOKENS, S::TOKENS == 256 ? 64 : 8>;
 
-using Small = Shape<4, 1, 1, 4, 4, 32, 16>;
-using Split = Shape<4, 4, 1, 4, 8, 32, 16>;
-using Large = Shape<2, 1, 2, 1, 5, 256, 64>;
+using Small = Shape<4, 1, 4, 3, 8, 32, 64>;
+using Small16 = Shape<4, 1, 4, 4, 8, 16, 32>;
+using Split = Shape<4, 4, 4, 6, 8, 16, 32>;
+using Large = Shape<2, 1, 1, 4, 64, 128, 192, 256>;
 
-// Shared memory, from an address that is a multiple of 1,024.
+// Shared memory.
 template <class S>
 struct Layout {
-    static constexpr int PAIRS = S::STAGES * S::STAGE_BYTES;
-    static constexpr int STAGING = PAIRS + PAIR_TABLE_BYTES;                           // 512 bytes a warp
+    static constexpr int RAW_SCALES = S::STAGES * S::STAGE_BYTES;                      // [stages][row tiles], 256 bytes each
+    static constexpr int PAIRS = RAW_SCALES + S::STAGES * S::ROW_TILES * 256;
+    static constexpr int STAGING = PAIRS + PairTable<256>::BYTES;                           // 512 bytes a warp
     static constexpr int SCALES = STAGING + S::CONSUMERS * 512;                        // [stages][row tiles][32 lanes]
     static constexpr int SPANS = SCALES + S::SCALE_STAGES * S::ROW_TILES * 128;
     static constexpr int MAP = SPANS + EXPERTS_MAX * sizeof(Span);
@@ -197,7 +104,7 @@ struct Layout {
     static constexpr int SCALE_BARRIERS = BARRIERS + S::STAGES * 16;                   // full, empty
     static constexpr int PARTIAL = SCALE_BARRIERS + S::SCALE_STAGES * 16;              // sums of the other warpgroups
     static constexpr int END = PARTIAL + (S::SPLITS - 1) * 128 * S::TOKENS / 2 * 4;
-    static constexpr int BYTES = END + 1024;                                           // to align the first stage
+    static constexpr int BYTES = END;
 };
 static_assert(Layout<Large>::BYTES <= 232448 && Layout<Small>::BYTES <= 232448 && Layout<Split>::BYTES <= 232448, "too much");
 
@@ -206,13 +113,18 @@ static_assert(Layout<Large>::BYTES <= 232448 && Layout<Small>::BYTES <= 232448 &
 template <class S>
 struct Ring {
     u32 shared;  // address of stage 0
-    u32 rank;    // in the cluster
 
     __device__ __forceinline__ u32 stage(u32 step) const { return shared + step % S::STAGES * S::STAGE_BYTES; }
     __device__ __forceinline__ u32 full(u32 step) const { return shared + Layout<S>::BARRIERS + step % S::STAGES * 16; }
     __device__ __forceinline__ u32 empty(u32 step) const { return full(step) + 8; }
     __device__ __forceinline__ u32 parity(u32 step) const { return step / S::STAGES & 1; }
 
+    // Scales as they lie in memory come with the first stage of a slice.
+    __device__ __forceinline__ u32 raw_scales(u32 step) const {
+        return shared + Layout<S>::RAW_SCALES + step % S::STAGES * S::ROW_TILES * 256;
+    }
+
+    // Decoded, [row tiles][32 lanes]: rows lane / 4 and lane / 4 + 8 of block lane % 4 in a word.
     __device__ __forceinline__ u32 scales(u32 slice) const {
         return shared + Layout<S>::SCALES + slice % S::SCALE_STAGES * S::ROW_TILES * 128;
     }
@@ -225,7 +137,7 @@ struct Ring {
     __device__ __forceinline__ void init() const {
         for (u32 i = 0; i < S::STAGES; ++i) {
             barrier_init(full(i), 1);
-            barrier_init(empty(i), S::CONSUMERS / S::SPLITS * S::CLUSTER);
+            barrier_init(empty(i), S::CONSUMERS / S::SPLITS);
         }
         for (u32 i = 0; i < S::SCALE_STAGES; ++i) {
             barrier_init(scales_full(i), 3);
@@ -236,11 +148,7 @@ struct Ring {
 
     // By each consumer warp that read the stage.
     __device__ __forceinline__ void release(u32 step, u32 lane) const {
-        if (S::CLUSTER == 1) {
-            if (lane == 0) barrier_arrive(empty(step));
-        } else if (lane < S::CLUSTER) {
-            barrier_arrive_at(empty(step), lane);
-        }
+        if (lane == 0) barrier_arrive(empty(step));
     }
 };
 
@@ -250,13 +158,9 @@ struct Place {
     Ring<S> ring;
     u32 warp, lane, slices;
 
-    // From here on the compiler knows nothing of these: else it computes addresses of every variant of the loop that follows
-    // ahead of all of them, which takes more registers than there are.
-    __device__ __forceinline__ void hide() { asm volatile("" : "+r"(ring.shared), "+r"(warp), "+r"(lane), "+r"(slices)); }
-
     __device__ __forceinline__ u32 row_tile() const { return warp % S::ROW_TILES; }
     __device__ __forceinline__ u32 split() const { return warp / S::ROW_TILES; }  // = warpgroup where columns are split
-    __device__ __forceinline__ u32 lane_table() const { return ring.shared + Layout<S>::PAIRS + lane * 4; }
+    __device__ __forceinline__ u32 pairs() const { return ring.shared + Layout<S>::PAIRS; }
 };
 
 // ---------------------------------------------------------------------------------------------------------- weights
@@ -264,24 +168,31 @@ struct Place {
 // A warp's 16 rows. `fragment(j, i)` is that of 16 columns in step j of a slice; a step's fragments stay as they are until
 // the next step's have been issued.
 
-// 4 bits: codes of the next slice are under way while this one is multiplied.
+// 4 bits: codes of the next blocks are under way while this one is multiplied.
 struct Weights4 {
     using Matrix = Matrix4;
-    static constexpr u32 SLICE_BYTES = 2048;
     static constexpr int STEPS = 8;  // of a slice
     static constexpr int PARTS = 2;  // 16 columns each, of a step
+    static constexpr int AHEAD = 2;  // blocks under way
     const uint4* codes;
-    uint4 next[4];
+    uint4 next[AHEAD];
     u32 scale[4];
     u32 a[2][2][4];
 
-    __device__ static const uint4* data(const Matrix4& w) { return w.codes; }
+    // Bytes of a tile's scales of a slice, as they lie.
+    __device__ static u32 raw_bytes(const Matrix4& w) { return w.format == SCALE_PLAIN ? 256 : 64; }
+
+    // A slice of a tile, the `at`-th of all: its codes to L2, its scales to shared memory.
+    __device__ static void bring_rows(const Matrix4& w, u64 at, u32 to, u32 barrier) {
+        prefetch_bulk(reinterpret_cast<const char*>(w.codes) + at * 2048, 2048);
+        copy_bulk(to, static_cast<const char*>(w.scales) + at * raw_bytes(w), raw_bytes(w), barrier);
+    }
 
     __device__ __forceinline__ void start(const Matrix4& w, u32 tile, u32 first, u32 slices, u32 lane) {
         codes = w.codes + u64(tile) * slices * 128 + lane;
         first = min(first, slices - 1);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) next[j] = load_weights(codes + first * 128 + j * 32);
+        for (int i = 0; i < AHEAD; ++i) next[i] = load_weights(codes + first * 128 + i * 32);
     }
 
     // Scales of the slice, rows lane / 4 and lane / 4 + 8 of each block in one word.
@@ -297,11 +208,14 @@ struct Weights4 {
 
     // `after` is the slice that this warp multiplies next.
     template <class S>
-    __device__ __forceinline__ void prepare(int j, u32 after, const Place<S>& p) {
-        const int block = j / 2;
-        dequantize(a[j % 2][0], j % 2 ? next[block].z : next[block].x, scale[block], p.lane_table());
-        dequantize(a[j % 2][1], j % 2 ? next[block].w : next[block].y, scale[block], p.lane_table());
-        if (j % 2 && after < p.slices) next[block] = load_weights(codes + after * 128 + block * 32);
+    __device__ __forceinline__ void prepare(int j, u32 slice, u32 after, const Place<S>& p) {
+        const int block = j / 2, to = (block + AHEAD) % 4;
+        uint4& c = next[block % AHEAD];
+        PairTable<256>::dequantize(a[j % 2][0], j % 2 ? c.z : c.x, scale[block], p.pairs(), p.lane);
+        PairTable<256>::dequantize(a[j % 2][1], j % 2 ? c.w : c.y, scale[block], p.pairs(), p.lane);
+        if (j % 2 == 0) return;
+        if (block + AHEAD < 4) c = load_weights(codes + slice * 128 + to * 32);
+        else if (after < p.slices) c = load_weights(codes + after * 128 + to * 32);
     }
 
     __device__ __forceinline__ void refill(int, u32, u32, u32) {}
@@ -311,13 +225,15 @@ struct Weights4 {
 // bf16: fragments as they lie. Of four half blocks one is being multiplied, three are under way.
 struct Weights16 {
     using Matrix = Matrix16;
-    static constexpr u32 SLICE_BYTES = 8192;
     static constexpr int STEPS = 8;
     static constexpr int PARTS = 2;
     const uint4* tiles;
     u32 a[4][2][4];
 
-    __device__ static const uint4* data(const Matrix16& w) { return w.tiles; }
+    __device__ static u32 raw_bytes(const Matrix16&) { return 0; }
+    __device__ static void bring_rows(const Matrix16& w, u64 at, u32, u32) {
+        prefetch_bulk(reinterpret_cast<const char*>(w.tiles) + at * 8192, 8192);
+    }
 
     __device__ __forceinline__ void load(int j, u32 slice) {
 #pragma unroll
@@ -337,7 +253,7 @@ struct Weights16 {
     template <class S>
     __device__ __forceinline__ void begin(const Place<S>&, u32) {}
     template <class S>
-    __device__ __forceinline__ void prepare(int, u32, const Place<S>&) {}
+    __device__ __forceinline__ void prepare(int, u32, u32, const Place<S>&) {}
 
     // Step j is issued and the one before it done with: its registers take what comes three later.
     __device__ __forceinline__ void refill(int j, u32 slice, u32 after, u32 slices) {
@@ -361,14 +277,14 @@ __device__ __forceinline__ void product(float (&sum)[N / 2], W& w, const Place<S
         w.begin(p, first + slice);
 #pragma unroll
         for (int j = 0; j < W::STEPS; ++j) {
-            w.prepare(j, after, p);
+            w.prepare(j, slice, after, p);
             const u32 at = step + j / STEPS_PER_STAGE;
             if (j % STEPS_PER_STAGE == 0) barrier_wait(p.ring.full(at), p.ring.parity(at));
             const int column = j % STEPS_PER_STAGE * W::PARTS * 16;  // in the stage
-            const u64 x = describe(p.ring.stage(at) + column / BLOCK * S::BLOCK_BYTES + column % BLOCK * 2);
+            const u32 x = describe(p.ring.stage(at) + column / BLOCK * S::BLOCK_BYTES + column % BLOCK * 2);
             wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < W::PARTS; ++i) multiply<N>(sum, w.fragment(j, i), x + i * 2);
+            for (int i = 0; i < W::PARTS; ++i) wgmma<N>(sum, w.fragment(j, i), x + i * 2);
             wgmma_commit();
             wgmma_wait<1>();
             w.refill(j, slice, after, p.slices);
@@ -409,16 +325,15 @@ __device__ __forceinline__ void add_splits(float (&sum)[N / 2], const Place<S>& 
 }
 
 // One tile, by instructions of the fewest tokens that hold it.
-template <class S, class W, int N, class Output>
-__device__ __forceinline__ void consume(Place<S> p, const Tile& tile, u32 first, const typename W::Matrix& matrix,
+template <class S, class W, int I = 0, class Output>
+__device__ __forceinline__ void consume(const Place<S>& p, const Tile& tile, u32 first, const typename W::Matrix& matrix,
                                         u32 tiles_per_expert, const Output& output) {
+    constexpr int N = S::SIZES[I];
     if constexpr (N < S::TOKENS) {
-        if (tile.tokens > N)
-            return consume<S, W, (N < S::TOKEN_STEP ? N * 2 : N + S::TOKEN_STEP)>(p, tile, first, matrix, tiles_per_expert, output);
+        if (tile.tokens > N) return consume<S, W, I + 1>(p, tile, first, matrix, tiles_per_expert, output);
     }
-    p.hide();
     // Rows past the expert's end are computed as its last tile and not written.
-    const u32 local = tile.row_tile + p.ring.rank * S::ROW_TILES + p.row_tile();
+    const u32 local = tile.row_tile + p.row_tile();
     float sum[N / 2];
     {
         W w;
@@ -437,79 +352,118 @@ template <class S, class W>
 __device__ __forceinline__ void bring_x(const Place<S>& p, const Span* spans, u32 active, const typename W::Matrix& matrix,
                                         u32 tiles_per_expert, const char* x, u32 groups) {
     const Ring<S>& ring = p.ring;
-    TileSchedule<S> schedule(spans, active, tiles_per_expert, blockIdx.x / S::CLUSTER);
+    TileSchedule<S> schedule(spans, active, tiles_per_expert, blockIdx.x);
     Tile tile;
     u32 step = 0;
-    while (schedule.next(tile, gridDim.x / S::CLUSTER)) {
-        const u32 count = (tile.tokens + GROUP - 1) / GROUP;            // groups of this tile
-        const u32 half = S::CLUSTER == 1 ? count : (count + 1) / 2;     // of which each block of a cluster brings a part
-        const u32 own = ring.rank == 0 ? half : count - half, skip = ring.rank * half * 1024;
-        const char* from = x + u64(tile.slot / GROUP) * 1024 + skip;
-        const u32 row_tile = tile.row_tile + ring.rank * S::ROW_TILES + p.lane;
-        const bool prefetches = p.lane < S::ROW_TILES && row_tile < tiles_per_expert;
-        const char* weights = reinterpret_cast<const char*>(W::data(matrix)) +
-                              u64(tile.expert * tiles_per_expert + row_tile) * p.slices * W::SLICE_BYTES;
+    while (schedule.next(tile, gridDim.x)) {
+        const u32 count = (tile.tokens + GROUP - 1) / GROUP;  // groups
+        const char* from = x + u64(tile.slot / GROUP) * 1024;
+        const u32 row_tile = tile.row_tile + p.lane;
+        const bool has_rows = p.lane < S::ROW_TILES && row_tile < tiles_per_expert;
+        const u32 row_count = __popc(__ballot_sync(~0u, has_rows));
+        const u64 at = u64(tile.expert * tiles_per_expert + row_tile) * p.slices;
         for (u32 block = 0; block < p.slices * 4; block += S::STAGE_BLOCKS, ++step) {
+            const bool begins = block % 4 == 0;  // a slice
             barrier_wait(ring.empty(step), ring.parity(step) ^ 1);
             if (p.lane == 0) {
-                barrier_expect(ring.full(step), count * 1024 * S::STAGE_BLOCKS);
-                for (u32 i = 0; i < S::STAGE_BLOCKS && own != 0; ++i) {
-                    const char* source = from + u64(block + i) * groups * 1024;
-                    const u32 to = ring.stage(step) + i * S::BLOCK_BYTES + skip;
-                    if constexpr (S::CLUSTER == 1) copy_bulk(to, source, own * 1024, ring.full(step));
-                    else copy_bulk_both(to, source, own * 1024, ring.full(step));
-                }
+                barrier_expect(ring.full(step), count * 1024 * S::STAGE_BLOCKS + (begins ? row_count * W::raw_bytes(matrix) : 0));
+                for (u32 i = 0; i < S::STAGE_BLOCKS; ++i)
+                    copy_bulk(ring.stage(step) + i * S::BLOCK_BYTES, from + u64(block + i) * groups * 1024, count * 1024,
+                              ring.full(step));
             }
-            if (block % 4 == 0 && prefetches)
-                prefetch_bulk(weights + u64(block / 4) * W::SLICE_BYTES, W::SLICE_BYTES);
+            if (begins && has_rows) W::bring_rows(matrix, at + block / 4, ring.raw_scales(step) + p.lane * 256, ring.full(step));
             __syncwarp();
         }
     }
 }
+
+// Nested scales of a lane's two rows of a tile. They change every 256 blocks: where the next slice begins with another one
+// it is loaded while this slice is decoded.
+struct NestedScale {
+    float value[2];
+    u32 block[2];  // of the slice's, as the nested scales count
+
+    __device__ __forceinline__ void load(const Matrix4& w, u32 tile, int half) {
+        asm volatile("" : "+r"(tile));  // else the addresses of all tiles are kept, for which there are no registers
+        value[half] = __ldg(w.halves[tile * 2 + half].nested + block[half] / 256);
+    }
+
+    __device__ __forceinline__ void start(const Matrix4& w, u32 tile, u32 lane) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            value[half] = 0, block[half] = 0;
+            if (w.format == SCALE_PLAIN) continue;
+            block[half] = w.halves[tile * 2 + half].first + lane / 4 * w.blocks_per_row + lane % 4;
+            load(w, tile, half);
+        }
+    }
+
+    __device__ __forceinline__ void advance(const Matrix4& w, u32 tile) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            block[half] += 4;
+            if (block[half] % 256 < 4) load(w, tile, half);
+        }
+    }
+};
 
 // Three warps decode the scales of the block's rows, one slice after another.
 template <class S>
 __device__ __forceinline__ void bring_scales(const Place<S>& p, const Span* spans, u32 active, const Matrix4& matrix,
-                                             u32 tiles_per_expert, const float* map) {
-    TileSchedule<S> schedule(spans, active, tiles_per_expert, blockIdx.x / S::CLUSTER);
+                                             u32 tiles_per_expert, char* shared) {
+    constexpr int SHARE = (S::ROW_TILES + 2) / 3;  // tiles of a warp
+    const float* map = reinterpret_cast<const float*>(shared + Layout<S>::MAP);
+    const bool plain = matrix.format == SCALE_PLAIN;
     const u32 first = p.warp - S::CONSUMERS - 1;
+    TileSchedule<S> schedule(spans, active, tiles_per_expert, blockIdx.x);
     Tile tile;
     u32 step = 0;
-    while (schedule.next(tile, gridDim.x / S::CLUSTER)) {
-        const u32 rows = tile.row_tile + p.ring.rank * S::ROW_TILES;
+    while (schedule.next(tile, gridDim.x)) {
+        const u32 rows = tile.expert * tiles_per_expert, last = tiles_per_expert - 1;
+        float offset = 0;  // lane 2 i + half: of half a tile
+        if (!plain && p.lane < SHARE * 2)
+            offset = matrix.halves[(rows + min(tile.row_tile + first + p.lane / 2 * 3, last)) * 2 + p.lane % 2].offset;
+        NestedScale nested[SHARE];
+#pragma unroll
+        for (int i = 0; i < SHARE; ++i) nested[i].start(matrix, rows + min(tile.row_tile + first + i * 3, last), p.lane);
         for (u32 slice = 0; slice < p.slices; ++slice, ++step) {
-            bool waited = false;
-            for (u32 begin = first; begin < S::ROW_TILES; begin += 9) {  // three tiles' loads at a time
-                RawScale raw[3];
+            const u32 stage = step * S::STAGES_PER_SLICE;
+            const char* raw = shared + (p.ring.raw_scales(stage) - p.ring.shared);
+            u32* decoded = reinterpret_cast<u32*>(shared + (p.ring.scales(step) - p.ring.shared));
+            barrier_wait(p.ring.full(stage), p.ring.parity(stage));
+            barrier_wait(p.ring.scales_empty(step), p.ring.scales_parity(step) ^ 1);
+            u32 scale[SHARE];
 #pragma unroll
-                for (int i = 0; i < 3; ++i) {
-                    const u32 local = min(rows + begin + i * 3, tiles_per_expert - 1);
-                    raw[i].load(matrix, tile.expert * tiles_per_expert + local, slice, p.lane);
-                }
-                if (!waited) barrier_wait(p.ring.scales_empty(step), p.ring.scales_parity(step) ^ 1);
-                waited = true;
-#pragma unroll
-                for (int i = 0; i < 3; ++i) {
-                    const u32 row_tile = begin + i * 3;
-                    const float2 scale = raw[i].decode(matrix, map);
-                    if (row_tile < S::ROW_TILES)
-                        asm volatile("st.shared.u32 [%0], %1;" :: "r"(p.ring.scales(step) + row_tile * 128 + p.lane * 4),
-                                     "r"(pack_bf16(scale.x, scale.y)) : "memory");
+            for (int i = 0; i < SHARE; ++i) {
+                const char* from = raw + min(first + i * 3, S::ROW_TILES - 1) * 256;
+                if (plain) {
+                    const float2 v = reinterpret_cast<const float2*>(from)[p.lane];
+                    scale[i] = pack_bf16(v.x, v.y);
+                } else {
+                    const u32 code = reinterpret_cast<const u16*>(from)[p.lane];
+                    scale[i] = pack_bf16(fmaf(map[code & 255], nested[i].value[0], __shfl_sync(~0u, offset, i * 2)),
+                                         fmaf(map[code >> 8], nested[i].value[1], __shfl_sync(~0u, offset, i * 2 + 1)));
                 }
             }
+#pragma unroll
+            for (int i = 0; i < SHARE; ++i)
+                if (first + i * 3 < S::ROW_TILES) decoded[(first + i * 3) * 32 + p.lane] = scale[i];
             __syncwarp();
             if (p.lane == 0) barrier_arrive(p.ring.scales_full(step));
+            if (plain || slice + 1 == p.slices) continue;
+#pragma unroll
+            for (int i = 0; i < SHARE; ++i) nested[i].advance(matrix, rows + min(tile.row_tile + first + i * 3, last));
         }
     }
 }
 
 template <class S>
-__device__ __forceinline__ void bring_scales(const Place<S>&, const Span*, u32, const Matrix16&, u32, const float*) {}
+__device__ __forceinline__ void bring_scales(const Place<S>&, const Span*, u32, const Matrix16&, u32, char*) {}
 
 // ----------------------------------------------------------------------------------------------------------- kernel
 
 __device__ __forceinline__ void fill_tables(char* pairs, float* map, const Matrix4& w) {
-    fill_pair_table(reinterpret_cast<uint4*>(pairs), w.code);
+    PairTable<256>::fill(pairs, w.code);
     if (w.format == SCALE_PLAIN) return;
     for (u32 i = threadIdx.x; i < 256; i += blockDim.x) map[i] = w.map[i];
 }
@@ -519,10 +473,8 @@ __device__ __forceinline__ void fill_tables(char*, float*, const Matrix16&) {}
 template <class S, class W, class Output>
 __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles_per_expert, const Routes& r, const void* x,
                                      u32 groups, const Output& output) {
-    extern __shared__ char unaligned[];
-    char* shared = unaligned + (-shared_address(unaligned) & 1023);
-    const Place<S> p{{shared_address(shared), S::CLUSTER == 1 ? 0 : cluster_rank()}, threadIdx.x / 32, threadIdx.x % 32,
-                     matrix.k / SLICE};
+    extern __shared__ __align__(1024) char shared[];
+    const Place<S> p{{shared_address(shared)}, threadIdx.x / 32, threadIdx.x % 32, matrix.k / SLICE};
     Span* spans = reinterpret_cast<Span*>(shared + Layout<S>::SPANS);
     float* map = reinterpret_cast<float*>(shared + Layout<S>::MAP);
     if (threadIdx.x == 0) p.ring.init();
@@ -530,21 +482,19 @@ __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles
     wait_for_previous();
     let_next_start();
     load_spans(spans, r);
-    if constexpr (S::CLUSTER > 1) cluster_sync();
-    else __syncthreads();
+    __syncthreads();
 
     if (p.warp >= S::CONSUMERS) {
         shrink_registers<S::OTHER_REGISTERS>();
         if (p.warp == S::CONSUMERS) bring_x<S, W>(p, spans, *r.num_active, matrix, tiles_per_expert, static_cast<const char*>(x), groups);
-        else bring_scales(p, spans, *r.num_active, matrix, tiles_per_expert, map);
+        else bring_scales(p, spans, *r.num_active, matrix, tiles_per_expert, shared);
     } else {
         grow_registers<S::REGISTERS>();
-        TileSchedule<S> schedule(spans, *r.num_active, tiles_per_expert, blockIdx.x / S::CLUSTER);
+        TileSchedule<S> schedule(spans, *r.num_active, tiles_per_expert, blockIdx.x);
         Tile tile;
-        for (u32 first = 0; schedule.next(tile, gridDim.x / S::CLUSTER); first += p.slices)
-            consume<S, W, S::TOKEN_STEP == 16 ? 8 : S::TOKEN_STEP>(p, tile, first, matrix, tiles_per_expert, output);
+        for (u32 first = 0; schedule.next(tile, gridDim.x); first += p.slices)
+            consume<S, W>(p, tile, first, matrix, tiles_per_expert, output);
     }
-    if constexpr (S::CLUSTER > 1) cluster_sync();  // nobody leaves while the other may still write here
 }
 
 // ------------------------------------------------------------------------------------------------------ entry points
@@ -557,27 +507,26 @@ __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles
 //            block  dynamic shared memory       grid
 //   small    640    Layout<Small>::BYTES        any; fastest with one block a multiprocessor
 //   split    640    Layout<Split>::BYTES        the same
-//   large    384    Layout<Large>::BYTES        the same, even (clusters of two)
+//   large    384    Layout<Large>::BYTES        the same
 
-#define GEMM_ENTRY(NAME, SHAPE, CLUSTER, MATRIX, WEIGHTS, OUTPUT, ...)                                                     \
-    extern "C" __global__ void CLUSTER __launch_bounds__(SHAPE::THREADS, 1)                                                \
-        NAME(const __grid_constant__ MATRIX w, u32 tiles_per_expert, const __grid_constant__ Routes r, const void* x,      \
-             u32 groups, __VA_ARGS__) {                                                                                    \
-        gemm<SHAPE, WEIGHTS>(w, tiles_per_expert, r, x, groups, OUTPUT);                                                   \
+#define GEMM_ENTRY(NAME, SHAPE, MATRIX, WEIGHTS, OUTPUT, ...)                                                 \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, 1)                                            \
+        NAME(const __grid_constant__ MATRIX w, u32 tiles_per_expert, const __grid_constant__ Routes r, const void* x,  \
+             u32 groups, __VA_ARGS__) {                                                                                \
+        gemm<SHAPE, WEIGHTS>(w, tiles_per_expert, r, x, groups, OUTPUT);                                               \
     }
 
-#define GEMM_ENTRIES(NAME, SHAPE, CLUSTER)                                                                                 \
-    GEMM_ENTRY(gemm_store_w4_##NAME##_wgmma, SHAPE, CLUSTER, Matrix4, Weights4, (Store{bias, out, ldo, n, add}),           \
-               const float* bias, float* out, u32 ldo, u32 n, int add)                                                     \
-    GEMM_ENTRY(gemm_store_w16_##NAME##_wgmma, SHAPE, CLUSTER, Matrix16, Weights16, (Store{bias, out, ldo, n, add}),        \
-               const float* bias, float* out, u32 ldo, u32 n, int add)                                                     \
-    GEMM_ENTRY(gemm_swiglu_w4_##NAME##_wgmma, SHAPE, CLUSTER, Matrix4, Weights4, (Swiglu{static_cast<char*>(h), h_groups}), \
-               void* h, u32 h_groups)                                                                                      \
-    GEMM_ENTRY(gemm_swiglu_w16_##NAME##_wgmma, SHAPE, CLUSTER, Matrix16, Weights16, (Swiglu{static_cast<char*>(h), h_groups}), \
+#define GEMM_ENTRIES(NAME, SHAPE, MATRIX, WEIGHTS)                                                            \
+    GEMM_ENTRY(gemm_store_##NAME##_wgmma, SHAPE, MATRIX, WEIGHTS, (Store{bias, out, ldo, n, add}),            \
+               const float* bias, float* out, u32 ldo, u32 n, int add)                                                 \
+    GEMM_ENTRY(gemm_swiglu_##NAME##_wgmma, SHAPE, MATRIX, WEIGHTS, (Swiglu{static_cast<char*>(h), h_groups}), \
                void* h, u32 h_groups)
 
-GEMM_ENTRIES(small, Small, )
-GEMM_ENTRIES(split, Split, )
-GEMM_ENTRIES(large, Large, __cluster_dims__(2, 1, 1))
+GEMM_ENTRIES(w4_small, Small, Matrix4, Weights4)
+GEMM_ENTRIES(w4_split, Split, Matrix4, Weights4)
+GEMM_ENTRIES(w4_large, Large, Matrix4, Weights4)
+GEMM_ENTRIES(w16_small, Small16, Matrix16, Weights16)
+GEMM_ENTRIES(w16_split, Split, Matrix16, Weights16)
+GEMM_ENTRIES(w16_large, Large, Matrix16, Weights16)
 
 #endif
