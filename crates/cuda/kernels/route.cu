@@ -464,26 +464,26 @@ route_scores_8(const float* x, u32 ldx, u32 tokens, Router router, int* pair_exp
     route_scores<4, 4>(x, ldx, tokens, router, pair_expert, pair_weight);
 }
 
-// The choices of RUN pairs from `first` on, a multiple of RUN; -1 beyond the last.
 constexpr u32 RUN = 8;
-struct PairRun {
-    int expert[RUN];
-    __device__ __forceinline__ PairRun(const int* pair_expert, u32 first, u32 pairs) {
+
+// The choices, or their weights, of RUN pairs from `first` on, a multiple of RUN; `beyond` beyond the last. All are
+// read together, wanted or not: one after another each would cost the way to L2.
+template <class Four, class T>
+__device__ __forceinline__ void load_run(T (&run)[RUN], const T* from, u32 first, u32 pairs, T beyond) {
 #pragma unroll
-        for (u32 i = 0; i < RUN; i += 4) {
-            int4 four = make_int4(-1, -1, -1, -1);
-            if (first + i < pairs) four = *reinterpret_cast<const int4*>(pair_expert + first + i);
-            expert[i] = four.x, expert[i + 1] = four.y, expert[i + 2] = four.z, expert[i + 3] = four.w;
-        }
-#pragma unroll
-        for (u32 i = 0; i < RUN; ++i) expert[i] = first + i < pairs ? expert[i] : -1;
+    for (u32 i = 0; i < RUN; i += 4) {
+        Four four = {};
+        if (first + i < pairs) four = *reinterpret_cast<const Four*>(from + first + i);
+        run[i] = four.x, run[i + 1] = four.y, run[i + 2] = four.z, run[i + 3] = four.w;
     }
-};
+#pragma unroll
+    for (u32 i = 0; i < RUN; ++i) run[i] = first + i < pairs ? run[i] : beyond;
+}
 
 // The slot lists from the choices. Block e lists expert e: all blocks count all pairs, so none waits for another, then
-// threads rank the pairs of e. Pairs are in the order of tokens, so slots are. pair_expert has room for a multiple of
-// 4. Grid: experts. Block: 512. Bound by latency for a few thousand pairs, by the reads of all pairs by every block
-// (L2) for very many.
+// threads rank the pairs of e. Pairs are in the order of tokens, so slots are. pair_expert and pair_weight have room
+// for a multiple of 4 pairs. Grid: experts. Block: 512.
+// Bound by latency for a few thousand pairs, by the reads of all pairs by every block (L2) for very many.
 extern "C" __global__ void __launch_bounds__(SLOT_THREADS)
 route_slots(const int* pair_expert, const float* pair_weight, u32 tokens, u32 experts, u32 choices, Routes routes) {
     constexpr int WARPS = SLOT_THREADS / 32;
@@ -496,10 +496,11 @@ route_slots(const int* pair_expert, const float* pair_weight, u32 tokens, u32 ex
     const u32 pairs = tokens * choices;
     const int expert = blockIdx.x;
     for (u32 first = threadIdx.x * RUN; first < pairs; first += SLOT_THREADS * RUN) {
-        const PairRun run(pair_expert, first, pairs);
+        int experts_of[RUN];
+        load_run<int4>(experts_of, pair_expert, first, pairs, -1);
 #pragma unroll
         for (u32 i = 0; i < RUN; ++i)
-            if (run.expert[i] >= 0) atomicAdd(counts + run.expert[i], 1);
+            if (experts_of[i] >= 0) atomicAdd(counts + experts_of[i], 1);
     }
     __syncthreads();
     const u32 count = threadIdx.x < experts ? counts[threadIdx.x] : 0;
@@ -510,15 +511,18 @@ route_slots(const int* pair_expert, const float* pair_weight, u32 tokens, u32 ex
 
     for (u32 segment = 0; segment < pairs; segment += SLOT_THREADS * RUN) {
         const u32 first = segment + threadIdx.x * RUN;
-        const PairRun run(pair_expert, first, pairs);
+        int experts_of[RUN];
+        float weights[RUN];
+        load_run<int4>(experts_of, pair_expert, first, pairs, -1);
+        load_run<float4>(weights, pair_weight, first, pairs, 0.0f);
         u32 own = 0;
 #pragma unroll
-        for (u32 i = 0; i < RUN; ++i) own += run.expert[i] == expert;
+        for (u32 i = 0; i < RUN; ++i) own += experts_of[i] == expert;
         const u32 before = block_scan_exclusive(own, ranks);
         u32 slot = next + before;
 #pragma unroll
         for (u32 i = 0; i < RUN; ++i)
-            if (run.expert[i] == expert) write_slot(routes, choices, first + i, slot++, pair_weight[first + i]);
+            if (experts_of[i] == expert) write_slot(routes, choices, first + i, slot++, weights[i]);
         __syncthreads();
         if (threadIdx.x == SLOT_THREADS - 1) next = slot;
     }

@@ -154,8 +154,8 @@ __device__ __forceinline__ void write_token(const Outputs& outputs, u32 row, con
 }
 
 // tokens[r] = the largest logit's id (ties: the lowest; 0 if there is no logit above -inf), its log-probability and
-// flags. logits f32 [rows][ld]. Grid: (chunks of 4,096, rows). Block: 512. Bound by latency for a few rows, then by
-// reading.
+// flags. logits f32 [rows][ld], ld a multiple of 4; what lies behind vocab is read but does not count.
+// Grid: (chunks of 4,096, rows). Block: 512. Bound by latency for a few rows, then by reading.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 argmax(const float* logits, u32 ld, u32 vocab, Workspace workspace, Outputs outputs) {
     let_next_start();
