@@ -30,11 +30,11 @@ struct Shared {
     char* zeros;     // [X_BYTES]
     float* factor;   // [8] of the norm, by token
     float* parts;    // [WARPS][2][PART]: row tiles begun by an earlier warp, by this one
-    int* routes;     // active, start, count: [experts] each
-    char* rest;      // planes [units * width][X_BYTES], steps and sums of squares [units * width]
+    Experts experts; // arrays of [experts]
+    char* rest;      // planes [units * width][X_BYTES], steps and sums of squares [units * width]; `width` rows a unit
     u32 rest_bytes;
 
-    __device__ __forceinline__ explicit Shared(u32 experts) {
+    __device__ __forceinline__ explicit Shared(u32 num_experts) {
         extern __shared__ uint4 dynamic[];
         char* at = reinterpret_cast<char*>(dynamic);
         auto take = [&](u32 bytes) {
@@ -47,7 +47,8 @@ struct Shared {
         zeros = take(Format::X_BYTES);
         factor = reinterpret_cast<float*>(take(32));
         parts = reinterpret_cast<float*>(take(WARPS * 2 * PART * 4));
-        routes = reinterpret_cast<int*>(take(experts * 12));
+        int* routes = reinterpret_cast<int*>(take(num_experts * (12 + GROUP * 4)));
+        experts = {routes, routes + num_experts, routes + 2 * num_experts, routes + 3 * num_experts, 1};
         rest = at;
         u32 bytes;
         asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(bytes));
@@ -104,16 +105,23 @@ struct Gemv {
         constexpr int BATCH = T == 1 ? 1 : 2;
         const u32 first = plan.chunk_begin(chunk), total = (plan.chunk_end(chunk) - first) * width;
         const u32 member = threadIdx.x % LANES;
+        // Every block begins elsewhere: the same lines wanted by all at once would come from one slice of the L2.
+        const u32 shift = divide(total * (blockIdx.x % 64), 64);
+#pragma unroll 1
         for (u32 base = threadIdx.x / 32 * (32 / LANES); base < total; base += BATCH * TEAMS) {
             float v[BATCH][LANE_COLS], norm[BATCH][LANE_COLS], weight[BATCH];
+            u32 item[BATCH];
 #pragma unroll
             for (int b = 0; b < BATCH; ++b) {
-                const u32 item = base + b * TEAMS + threadIdx.x % 32 / LANES;
-                weight[b] = read_item(v[b], norm[b], first + item / width, item % width, member, item < total);
+                item[b] = base + b * TEAMS + threadIdx.x % 32 / LANES;
+                const bool valid = item[b] < total;
+                item[b] = item[b] + shift < total ? item[b] + shift : item[b] + shift - total;
+                const u32 unit = KIND == DOWN ? divide(item[b], width) : item[b] / T;
+                weight[b] = read_item(v[b], norm[b], first + unit, item[b] - unit * width, member, valid);
+                if (!valid) item[b] = NONE;
             }
 #pragma unroll
             for (int b = 0; b < BATCH; ++b) {
-                const u32 item = base + b * TEAMS + threadIdx.x % 32 / LANES;
                 if (base + b * TEAMS >= total) break;
                 float square = 0;
                 if (KIND != DOWN && a.norm_weight) {
@@ -121,8 +129,9 @@ struct Gemv {
                     for (u32 i = 0; i < LANE_COLS; ++i) square = fmaf(v[b][i], v[b][i], square), v[b][i] *= norm[b][i];
                     square = lanes_sum(square, LANES);
                 }
-                const float step = Format::store(item < total ? planes + item * Format::X_BYTES : nullptr, member, v[b], weight[b]);
-                if (member == 0 && item < total) steps[item] = step, squares[item] = square;
+                char* to = item[b] == NONE ? nullptr : planes + item[b] * Format::X_BYTES;
+                const float step = Format::store(to, member, v[b], weight[b]);
+                if (member == 0 && to) steps[item[b]] = step, squares[item[b]] = square;
             }
         }
     }
@@ -162,17 +171,19 @@ struct Gemv {
         return __ldcg(reinterpret_cast<const float2*>(row + column));
     }
 
-    // The norm's factor by token, from sums of squares in a fixed order.
-    __device__ __forceinline__ void load_factors() const {
+    // The norm's factor by token, from sums of squares in a fixed order; of a chunk only the sum.
+    __device__ __forceinline__ void load_factors(u32 chunk) const {
         if (KIND == DOWN || !a.norm_weight) return;
         for (u32 token = warp; token < T; token += WARPS) {
             float sum = 0;
-            for (u32 unit = lane; unit < plan.units; unit += 32) sum += squares[unit * width + token];
+            for (u32 unit = lane; unit < plan.chunk_end(chunk) - plan.chunk_begin(chunk); unit += 32)
+                sum += squares[unit * width + token];
             sum = lanes_sum(sum, 32);
-            if (lane == 0) s.factor[token] = rsqrtf(sum / a.k_true + a.eps);
+            if (lane == 0) s.factor[token] = plan.chunks == 1 ? norm_factor(sum) : sum;
         }
         __syncthreads();
     }
+    __device__ __forceinline__ float norm_factor(float squares_sum) const { return rsqrtf(squares_sum / a.k_true + a.eps); }
 
     // ---------------------------------------------------------------------------------------------------------- fetching
 
@@ -224,8 +235,7 @@ struct Gemv {
     }
 
     __device__ __forceinline__ u32 row_of(const Places& p, u32 column) const {
-        if (column >= p.count) return NONE;
-        return KIND == GATE_UP ? a.routes.slot_token[plan.experts.start[plan.experts.active[p.active]] + column] : column;
+        return column >= p.count ? NONE : KIND == GATE_UP ? plan.experts.token[p.active * GROUP + column] : column;
     }
     __device__ __forceinline__ void find(Places& p, u32 active) const {
         p.active = active;
@@ -335,7 +345,7 @@ struct Gemv {
                 const float v[2] = {product.template result<c.COUNT>(w, q, 0), product.template result<c.COUNT>(w, q, 1)};
                 u32 column = t + 4 * q;
                 if (t >= c.COUNT || column >= places.count) continue;
-                if (KIND == DOWN) column = a.routes.slot_token[plan.experts.start[plan.experts.active[places.active]] + column];
+                if (KIND == DOWN) column = plan.experts.token[places.active * GROUP + column];
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     float& to = part[column * 16 + g + 8 * half];
@@ -352,53 +362,73 @@ struct Gemv {
     // the sums of each go to `partial`, and whoever comes last adds them, in their order too.
     __device__ __forceinline__ void finish(u32 row, u32 chunk, bool split) const {
         const u32 work = plan.work(chunk);
-        const u32 row_stop = (row + 1 - plan.row_begin(chunk)) * (plan.chunk_end(chunk) - plan.chunk_begin(chunk));
-        float* partial = a.partial + u64(row) * PART;
-        const u64 chunk_stride = u64(plan.rows) * PART;
-        for (u32 base = 0; base < PART; base += 32) {
-            const u32 i = base + lane;
-            float v = 0;
-            if (i < PART) {
-                v = s.parts[(2 * warp + 1) * PART + i];
-                for (u32 other = warp + 1; split && other < WARPS && plan.share(work, other) < row_stop; ++other)
-                    if (plan.share(work, other) < plan.share(work, other + 1)) v += s.parts[2 * other * PART + i];
-                if (plan.chunks > 1) partial[chunk * chunk_stride + i] = v;
-            }
-            if (plan.chunks == 1) write(row, i, v);
+        const u32 row_stop = split ? (row + 1 - plan.row_begin(chunk)) * (plan.chunk_end(chunk) - plan.chunk_begin(chunk)) : 0;
+        float v[(PART + 31) / 32];
+#pragma unroll
+        for (u32 j = 0; j < (PART + 31) / 32; ++j) v[j] = j * 32 + lane < PART ? s.parts[(2 * warp + 1) * PART + j * 32 + lane] : 0;
+        for (u32 other = warp + 1; other < WARPS && plan.share(work, other) < row_stop; ++other) {
+            if (plan.share(work, other) == plan.share(work, other + 1)) continue;
+#pragma unroll
+            for (u32 j = 0; j < (PART + 31) / 32; ++j)
+                if (j * 32 + lane < PART) v[j] += s.parts[2 * other * PART + j * 32 + lane];
         }
+        float factor[(PART + 31) / 32];
+#pragma unroll
+        for (u32 j = 0; j < (PART + 31) / 32; ++j) factor[j] = KIND == LINEAR && a.norm_weight ? s.factor[(j * 32 + lane) / 16 % T] : 1;
         __syncwarp();
-        if (plan.chunks == 1) return;
+        if (KIND != GATE_UP && plan.chunks > 1 && !add_chunks(row, chunk, v, factor)) return;
+#pragma unroll
+        for (u32 j = 0; j < (PART + 31) / 32; ++j) write(row, j * 32 + lane, v[j], factor[j]);
+    }
+
+    // Stores a chunk's sums. True in the warp that comes last, which then has the sums of all chunks.
+    __device__ __forceinline__ bool add_chunks(u32 row, u32 chunk, float (&v)[(PART + 31) / 32], float (&factor)[(PART + 31) / 32]) const {
+        const u64 stride = u64(plan.rows) * 2 * PART;
+        float* place = a.partial + u64(row) * 2 * PART + lane;  // sums, and what makes the norm's factor of each
+#pragma unroll
+        for (u32 j = 0; j < (PART + 31) / 32; ++j)
+            if (j * 32 + lane < PART) {
+                place[chunk * stride + j * 32] = v[j];
+                if (KIND == LINEAR && a.norm_weight) place[chunk * stride + PART + j * 32] = factor[j], factor[j] = 0;
+                v[j] = 0;
+            }
         __threadfence();
         __syncwarp();
         u32 arrived = lane == 0 ? atomicAdd(a.arrivals + row, 1) : 0;
         arrived = __shfl_sync(~0u, arrived, 0);
-        if (arrived + 1 != plan.chunks) return;
+        if (arrived + 1 != plan.chunks) return false;
         __threadfence();
-        for (u32 base = 0; base < PART; base += 32) {
-            const u32 i = base + lane;
-            float v = 0;
-            if (i < PART)
-                for (u32 c = 0; c < plan.chunks; ++c) v += __ldcg(partial + c * chunk_stride + i);
-            write(row, i, v);
-        }
         if (lane == 0) a.arrivals[row] = 0;
+        for (u32 c = 0; c < plan.chunks; ++c)
+#pragma unroll
+            for (u32 j = 0; j < (PART + 31) / 32; ++j)
+                if (j * 32 + lane < PART) {
+                    v[j] += __ldcg(place + c * stride + j * 32);
+                    if (KIND == LINEAR && a.norm_weight) factor[j] += __ldcg(place + c * stride + PART + j * 32);
+                }
+        if (KIND == LINEAR && a.norm_weight)
+#pragma unroll
+            for (u32 j = 0; j < (PART + 31) / 32; ++j) factor[j] = norm_factor(factor[j]);
+        return true;
     }
 
     // Output i of a row tile, [column][16]; every lane calls it, with i past the end too.
-    __device__ __forceinline__ void write(u32 row, u32 i, float v) const {
+    __device__ __forceinline__ void write(u32 row, u32 i, float v, float factor) const {
         const u32 column = i / 16, r = i % 16;
         if (KIND == GATE_UP) {
             const float up = __shfl_down_sync(~0u, v, 8);
-            const u32 active = row / plan.tiles, j = (row - active * plan.tiles) * 8 + r, expert = plan.experts.active[active];
-            if (r >= 8 || column >= u32(plan.experts.count[expert]) || j >= a.n_true) return;
-            const u32 slot = plan.experts.start[expert] + column;
-            const float f = a.norm_weight ? s.factor[a.routes.slot_token[slot]] : 1.0f, gate = v * f;
-            a.out[u64(slot) * a.ldo + j] = gate / (1.0f + __expf(-gate)) * (up * f);
+            const u32 active = divide(row, plan.tiles), j = (row - active * plan.tiles) * 8 + r;
+            if (column >= T || r >= 8 || j >= a.n_true) return;
+            const int token = plan.experts.token[active * GROUP + column];
+            if (token < 0) return;
+            const float f = a.norm_weight ? s.factor[token] : 1, gate = v * f;
+            const u32 slot = plan.experts.start[plan.experts.active[active]] + column;
+            a.out[u64(slot) * a.ldo + j] = gate / (1 + __expf(-gate)) * (up * f);
             return;
         }
         const u32 n = row * 16 + r;
         if (column >= a.tokens || n >= a.n_true) return;
-        if (KIND == LINEAR && a.norm_weight) v *= s.factor[column];
+        v *= factor;
         if (KIND == LINEAR && a.bias) v += a.bias[n];
         float* out = a.out + u64(column) * a.ldo + n;
         *out = a.add ? *out + v : v;
@@ -414,75 +444,90 @@ struct Gemv {
         const u32 first_chunk = plan.first_chunk(), end_chunk = plan.end_chunk();
         at.next.run = 0;
         if (first_chunk < end_chunk) begin(at, first_chunk);
+        const int token = ask_token();
         fetch_first(fetcher, ring, at.next);
         if (threadIdx.x < 256) s.map[threadIdx.x] = map_value;
-        if (threadIdx.x < Format::X_BYTES / 4) reinterpret_cast<u32*>(s.zeros)[threadIdx.x] = 0;
-        if (KIND != GATE_UP) {
-            ask_first(at);
-            wait_for_previous(), let_next_start();
-        }
+        keep_tokens(token);
+        ask_first(at);
+        if (KIND != GATE_UP) wait_for_previous(), let_next_start();
 #pragma unroll 1
         for (u32 chunk = first_chunk; chunk < end_chunk; ++chunk) {
             if (chunk != first_chunk) {
+                __syncthreads();
                 begin(at, chunk);
                 fetch_first(fetcher, ring, at.next);
-                __syncthreads();
+                ask_first(at);
             }
-            load_activations(chunk);
-            if (KIND == GATE_UP || chunk != first_chunk) ask_first(at);
+            if (KIND != GATE_UP) load_activations(chunk);
             __syncthreads();
-            load_factors();
+            load_factors(chunk);
             multiply_chunk(chunk, fetcher, ring, at);
         }
     }
-};
 
-template <class Smem>
-__device__ __forceinline__ Experts load_experts(const Smem& s, const Arguments& a) {
-    const u32 num_active = __ldcg(a.routes.num_active);
-    for (u32 i = threadIdx.x; i < a.experts; i += THREADS) {
-        s.routes[i] = __ldcg(a.routes.active + i);
-        s.routes[a.experts + i] = __ldcg(a.routes.expert_start + i);
-        s.routes[2 * a.experts + i] = __ldcg(a.routes.expert_count + i);
+    // Experts::token, in two steps, since the first has to be ahead of the weights.
+    __device__ __forceinline__ int ask_token(u32 i = threadIdx.x) const {
+        if (KIND == LINEAR || i >= plan.experts.num_active * GROUP) return -1;
+        const u32 expert = plan.experts.active[i / GROUP], column = i % GROUP;
+        if (column >= u32(plan.experts.count[expert])) return -1;
+        return __ldcg(a.routes.slot_token + plan.experts.start[expert] + column);
     }
-    __syncthreads();
-    return {s.routes, s.routes + a.experts, s.routes + 2 * a.experts, num_active};
-}
+    __device__ __forceinline__ void keep_tokens(int first) const {
+        if (KIND == LINEAR) return;
+        for (u32 i = threadIdx.x; i < plan.experts.num_active * GROUP; i += THREADS)
+            plan.experts.token[i] = i == threadIdx.x ? first : ask_token(i);
+    }
+};
 
 template <class Format, int T, Kind KIND>
 __device__ __forceinline__ void gemv(const typename Format::Matrix& w, const Arguments& a) {
-    const Shared<Format, T> s(a.experts);
+    Shared<Format, T> s(a.experts);
     // What lies in memory is asked for before the weights, behind which it would have to queue.
     const float* map = scale_map(w);
     const float map_value = map && threadIdx.x < 256 ? __ldg(map + threadIdx.x) : 0;
-    if (KIND != DOWN && a.norm_weight && threadIdx.x * 8 < a.k_true)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(a.norm_weight + threadIdx.x * 8));
-    Experts experts = {nullptr, nullptr, nullptr, 1};
-    u32 width = T;
+    if (KIND != DOWN && a.norm_weight)
+        for (u32 i = threadIdx.x * 8; i < a.k_true; i += THREADS * 8)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(a.norm_weight + i));
+    for (u32 i = threadIdx.x; i < Format::X_BYTES / 4; i += THREADS) reinterpret_cast<u32*>(s.zeros)[i] = 0;
     if (KIND == GATE_UP) wait_for_previous(), let_next_start();
-    if (KIND != LINEAR) experts = load_experts(s, a);
-    if (KIND == DOWN) {
-        width = 1;
-        for (u32 i = 0; T > 1 && i < experts.num_active; ++i) width = max(width, u32(experts.count[experts.active[i]]));
+    if (KIND != LINEAR) {
+        s.experts.num_active = __ldcg(a.routes.num_active);
+        for (u32 i = threadIdx.x; i < a.experts; i += THREADS) {
+            s.experts.active[i] = __ldcg(a.routes.active + i);
+            s.experts.start[i] = __ldcg(a.routes.expert_start + i);
+            s.experts.count[i] = __ldcg(a.routes.expert_count + i);
+        }
     }
-    Gemv<Format, T, KIND>(w, a, s, experts, width).run(map_value);
+    if (KIND != DOWN) {
+        Gemv<Format, T, KIND> gemv(w, a, s, s.experts, T);
+        if (KIND == GATE_UP) {
+            gemv.load_activations(0);
+            __syncthreads();
+        }
+        gemv.run(map_value);
+        return;
+    }
+    __syncthreads();
+    u32 width = 1;
+    for (u32 i = 0; T > 1 && i < s.experts.num_active; ++i) width = max(width, u32(s.experts.count[s.experts.active[i]]));
+    Gemv<Format, T, KIND>(w, a, s, s.experts, width).run(map_value);
 }
 
 #define GEMV_ENTRIES(NAME, MATRIX, FORMAT, T)                                                                              \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, GEMV_BLOCKS)                                                               \
         linear_##NAME##_t##T(MATRIX w, const float* x, u32 ldx, const float* norm_weight, float eps, u32 k_true,           \
                              const float* bias, float* out, u32 ldo, u32 n_true, u32 tokens, int add, float* partial,      \
                              u32* arrivals) {                                                                              \
         gemv<FORMAT, T, LINEAR>(w, {x, ldx, norm_weight, eps, k_true, {}, w.row_tiles, 0, out, ldo, bias, n_true, tokens,  \
                                     add, partial, arrivals});                                                              \
     }                                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, GEMV_BLOCKS)                                                               \
         gate_up_##NAME##_t##T(MATRIX w, u32 tiles_per_expert, u32 experts, Routes r, const float* x, u32 ldx,              \
                               const float* norm_weight, float eps, u32 k_true, u32 tokens, float* h, u32 ldh, u32 h_true) { \
         gemv<FORMAT, T, GATE_UP>(w, {x, ldx, norm_weight, eps, k_true, r, tiles_per_expert, experts, h, ldh, nullptr,      \
                                      h_true, tokens, 0, nullptr, nullptr});                                                \
     }                                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, GEMV_BLOCKS)                                                               \
         down_##NAME##_t##T(MATRIX w, u32 tiles_per_expert, u32 experts, Routes r, const float* h, u32 ldh, u32 k_true,     \
                            float* residual, u32 ldo, u32 n_true, u32 tokens, float* partial, u32* arrivals) {              \
         gemv<FORMAT, T, DOWN>(w, {h, ldh, nullptr, 0, k_true, r, tiles_per_expert, experts, residual, ldo, nullptr,        \

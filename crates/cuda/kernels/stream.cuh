@@ -8,8 +8,22 @@
 
 #include "common.cuh"
 
-constexpr u32 WARPS = 16;  // of a block; one block a multiprocessor: its 128 registers a thread are all there are
+#ifndef GEMV_WARPS
+#define GEMV_WARPS 16
+#endif
+#ifndef GEMV_BLOCKS
+#define GEMV_BLOCKS 1
+#endif
+constexpr u32 WARPS = GEMV_WARPS;
 constexpr u32 THREADS = WARPS * 32;
+
+// a / b for a below 2^24, in a few instructions where a division takes many.
+__device__ __forceinline__ u32 divide(u32 a, u32 b) {
+    u32 q = u32(__fdividef(float(a), float(b)));
+    const int rest = int(a - q * b);
+    q -= rest < 0;
+    return q + (rest >= int(b));
+}
 
 enum Kind {
     LINEAR,   // rows: row tiles; units: those of a row tile
@@ -17,9 +31,10 @@ enum Kind {
     DOWN,     // units: those of a row tile of one active expert after another
 };
 
-// Routes::active, expert_start and expert_count, in shared memory.
+// Parts of Routes, in shared memory; see there.
 struct Experts {
-    const int *active, *start, *count;
+    int *active, *start, *count;
+    int* token;  // [active][GROUP], -1: no token
     u32 num_active;
 };
 
@@ -37,16 +52,16 @@ struct Plan {
         : experts(e), tiles(tiles_), tile_units(tile_units_) {
         rows = KIND == GATE_UP ? tiles * e.num_active : tiles;
         units = KIND == DOWN ? tile_units * e.num_active : tile_units;
-        chunks = (units + most_units - 1) / most_units;
-        chunk = chunks ? (units + chunks - 1) / chunks : 0;
-        if (chunk) chunks = (units + chunk - 1) / chunk;
-        const u32 items = chunks * rows, each = items / gridDim.x, more = items - each * gridDim.x;
+        chunks = units <= most_units ? 1 : (units + most_units - 1) / most_units;
+        chunk = chunks == 1 ? units : (units + chunks - 1) / chunks;
+        if (chunks > 1) chunks = (units + chunk - 1) / chunk;
+        const u32 items = chunks * rows, each = divide(items, gridDim.x), more = items - each * gridDim.x;
         first = each * blockIdx.x + min(blockIdx.x, more);
         last = first + each + (blockIdx.x < more);
     }
 
-    __device__ __forceinline__ u32 first_chunk() const { return first < last ? first / rows : 0; }
-    __device__ __forceinline__ u32 end_chunk() const { return first < last ? (last - 1) / rows + 1 : 0; }
+    __device__ __forceinline__ u32 first_chunk() const { return chunks > 1 && first < last ? first / rows : 0; }
+    __device__ __forceinline__ u32 end_chunk() const { return first == last ? 0 : chunks > 1 ? (last - 1) / rows + 1 : 1; }
     __device__ __forceinline__ u32 chunk_begin(u32 c) const { return c * chunk; }
     __device__ __forceinline__ u32 chunk_end(u32 c) const { return min(c * chunk + chunk, units); }
     __device__ __forceinline__ u32 row_begin(u32 c) const { return max(first, c * rows) - c * rows; }
@@ -66,10 +81,10 @@ struct Segment {
     u32 tile;        // of the stack
 
     __device__ __forceinline__ u32 active(const Plan<KIND>& plan) const {
-        return KIND == GATE_UP ? row / plan.tiles : KIND == DOWN ? unit / plan.tile_units : 0;
+        return KIND == GATE_UP ? divide(row, plan.tiles) : KIND == DOWN ? divide(unit, plan.tile_units) : 0;
     }
     // The first unit, counted within its tile.
-    __device__ __forceinline__ u32 slice(const Plan<KIND>& plan) const { return KIND == DOWN ? unit % plan.tile_units : unit; }
+    __device__ __forceinline__ u32 slice(const Plan<KIND>& plan) const { return KIND == DOWN ? unit - divide(unit, plan.tile_units) * plan.tile_units : unit; }
     __device__ __forceinline__ bool ends_row() const { return unit + run == end; }
 
     // The first of a warp's segments in a chunk.
@@ -78,8 +93,9 @@ struct Segment {
         run = 0, left = plan.share(work, warp + 1) - at;
         if (left == 0) return;
         begin = plan.chunk_begin(chunk), end = plan.chunk_end(chunk);
-        row = plan.row_begin(chunk) + at / (end - begin);
-        unit = begin + at % (end - begin);
+        const u32 rows_before = divide(at, end - begin);
+        row = plan.row_begin(chunk) + rows_before;
+        unit = begin + at - rows_before * (end - begin);
         locate(plan);
     }
 
