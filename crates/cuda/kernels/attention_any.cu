@@ -1,5 +1,5 @@
-// Attention for every head_dim and group that the fast kernels do not take: plain, decode and prefill alike. rope_store (in
-// attention_prefill.cu) goes before it.
+// Attention for every head_dim and group that the fast kernels do not take: plain, decode and prefill alike. rope_store
+// (in attention_prefill.cu) goes before it.
 #include "kv.cuh"
 
 namespace {
@@ -28,14 +28,15 @@ __device__ __forceinline__ float block_reduce(float v, float* scratch, Combine c
 
 // A thread scores a key, then weighs a dimension's values.
 template <bool FP8>
-__device__ __forceinline__ void attention_any(
-    const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows, const HeadsOut& out, int q_heads, int head_dim, float scale) {
+__device__ __forceinline__ void attention_any(const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows,
+    const HeadsOut& out, int q_heads, int head_dim, float scale) {
     extern __shared__ float shared[];
     __shared__ float scratch[THREADS], weights[THREADS];
     float *own_q = shared, *sum = own_q + head_dim;
     wait_for_previous();
     let_next_start();
-    const int row = blockIdx.y, head = blockIdx.x, kv_head = head / (q_heads / int(kv.kv_heads)), position = rows.positions[row];
+    const int row = blockIdx.y, head = blockIdx.x, kv_head = head / (q_heads / int(kv.kv_heads)),
+              position = rows.positions[row];
     for (int i = threadIdx.x; i < head_dim; i += THREADS) {
         own_q[i] = position < 0 ? 0 : __bfloat162float(q[(size_t(row) * q_heads + head) * head_dim + i]);
         sum[i] = 0;
@@ -50,7 +51,8 @@ __device__ __forceinline__ void attention_any(
             const size_t tile = kv_tile(kv, table[key / KV_BLOCK], 0, kv_head);
             float dot = 0;
 #pragma unroll 4
-            for (int i = 0; i < head_dim; ++i) dot = fmaf(own_q[i], element<FP8>(kv, tile, key % KV_BLOCK, head_dim, i), dot);
+            for (int i = 0; i < head_dim; ++i)
+                dot = fmaf(own_q[i], element<FP8>(kv, tile, key % KV_BLOCK, head_dim, i), dot);
             score = dot * scale * LOG2_E;
         }
         const float high = fmaxf(top, block_reduce(score, scratch, [](float a, float b) { return fmaxf(a, b); }));

@@ -1,22 +1,23 @@
-// Attention of one query row a sequence (decode) to the paged cache, in one kernel: turns q and the new k, stores the new k
-// and v, attends, and joins the parts that several blocks computed.
+// Attention of one query row a sequence (decode) to the paged cache, in one kernel: turns q and the new k, stores the
+// new k and v, attends, and joins the parts that several blocks computed.
 //
 // Bound by reading the cache. A warp takes 16 tokens at a time, which are one block of the cache, straight from device
 // memory into registers in the order of the tensor cores' fragments: K is the A operand, so scores come out as
 // [16 tokens x 8 q heads], and V transposed is the A operand of the second product. The order of the head's dimensions
 // inside a product is free, so every lane loads 16 bytes at once; only V's pairs of tokens must be woven. The next K is
-// under way while this one's scores are computed, the next V from the end of this one's product on, and no shared memory
-// lies between: 12 warps an SM keep up to 96 KB in flight.
+// under way while this one's scores are computed, the next V from the end of this one's product on, and no shared
+// memory lies between: 12 warps an SM keep up to 96 KB in flight.
 #include "kv.cuh"
 
 // Parts of (row, kv head), joined by the block that arrives last.
 struct DecodeParts {
-    float* out;        // [rows * kv_heads][splits][group][head_dim]
-    float2* state;     // [rows * kv_heads][splits][group]: maximum (base 2) and sum
-    u32* arrived;      // [rows * kv_heads], zeros between launches
-    u32 tiles_least;   // a warp takes this many tiles before another split joins in
-    u32 early;         // positions, tables and all but the newest token of the cache were written before this graph: read
-                       // them while the previous kernel still runs
+    float* out;       // [rows * kv_heads][splits][group][head_dim]
+    float2* state;    // [rows * kv_heads][splits][group]: maximum (base 2) and sum
+    u32* arrived;     // [rows * kv_heads], zeros between launches
+    u32 tiles_least;  // a warp takes this many tiles before another split joins in
+    // Not zero: positions, sequences, tables and all but the newest token of the cache were written before this graph.
+    // They are read while the previous kernel still runs.
+    u32 early;
 };
 
 namespace {
@@ -51,8 +52,8 @@ __device__ __forceinline__ u32 transpose8x8(u32 v) {
     return r;
 }
 
-// How a lane (g = lane / 4, t = lane % 4) holds 16 tokens of a head. K: rows g and g + 8, chunks t, t + 4, ... of 16 bytes.
-// V: tokens 2 t, 2 t + 1, 2 t + 8, 2 t + 9, chunks g, g + 8, ... of at most 16 bytes.
+// How a lane (g = lane / 4, t = lane % 4) holds 16 tokens of a head. K: rows g and g + 8, chunks t, t + 4, ... of 16
+// bytes. V: tokens 2 t, 2 t + 1, 2 t + 8, 2 t + 9, chunks g, g + 8, ... of at most 16 bytes.
 template <int D, bool FP8>
 struct Tile {
     static constexpr int SIZE = FP8 ? 1 : 2;
@@ -244,14 +245,14 @@ __device__ __forceinline__ void prepare_heads(
         if (lane == 0) s.fresh_scale[is_v] = scale;
         store_head<S::FP8>(kv, head, block, is_v, kv_head, position % KV_BLOCK, D, lane);
     }
-    for (int i = group * s.Q_STRIDE + threadIdx.x; i < S::EIGHTS * 8 * s.Q_STRIDE; i += S::THREADS) s.q[i] = __nv_bfloat16(0.f);
+    for (int i = group * s.Q_STRIDE + threadIdx.x; i < S::EIGHTS * 8 * s.Q_STRIDE; i += S::THREADS)
+        s.q[i] = __nv_bfloat16(0.f);
 }
 
-// Joins the warps of a block: calls put(head, dim, float4, state) for every four dimensions of every q head, where state is
-// the maximum and the sum of the whole block.
+// Joins the warps of a block: calls put(head, dim, float4, state) for every four dimensions of every q head, where
+// state is the maximum and the sum of the whole block.
 template <class S, class Put>
-__device__ __forceinline__ void join_warps(
-    DecodeShared<S>& s, const Attended<S::D, S::EIGHTS>& a, int group, Put put) {
+__device__ __forceinline__ void join_warps(DecodeShared<S>& s, const Attended<S::D, S::EIGHTS>& a, int group, Put put) {
     constexpr int D = S::D;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -329,18 +330,18 @@ __device__ __forceinline__ void join_splits(
         }
         const float inverse = s.total[head];
         store_heads(out, blockIdx.z, (blockIdx.y * group + head) * D + dim,
-                    make_float4(sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse));
+            make_float4(sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse));
     }
 }
 
 // The tiles of a warp: index, index + stride, ... below count, of those that the row's query sees.
 struct Share {
-    int first;    // tile of the sequence that has index 0
+    int first;  // tile of the sequence that has index 0
     int count;
-    int active;   // splits with tiles
+    int active;  // splits with tiles
     int index;
     int stride;
-    int warps;    // of a block
+    int warps;  // of a block
 
     __device__ __forceinline__ Share(int position, u32 window, u32 tiles_least, int warps_each) : warps(warps_each) {
         first = first_visible(position, window) / KV_BLOCK;
@@ -355,8 +356,8 @@ struct Share {
 
 // Scores of a tile, base 2 and masked.
 template <int D, int EIGHTS, bool FP8>
-__device__ __forceinline__ void score(
-    const Tile<D, FP8>& tile, const u32 (&q)[EIGHTS][D / 8], float scale, int token, int low, int high, float (&s)[EIGHTS][4]) {
+__device__ __forceinline__ void score(const Tile<D, FP8>& tile, const u32 (&q)[EIGHTS][D / 8], float scale, int token,
+    int low, int high, float (&s)[EIGHTS][4]) {
     float part[2][EIGHTS][4] = {};  // two chains, for latency
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
@@ -382,8 +383,8 @@ __device__ __forceinline__ void score(
 }
 
 template <class S>
-__device__ __forceinline__ void attention_decode(
-    DecodeShared<S>& s, const KvLayer& kv, const HeadRows& heads, const Rows& rows, const HeadsOut& out, const DecodeParts& parts) {
+__device__ __forceinline__ void attention_decode(DecodeShared<S>& s, const KvLayer& kv, const HeadRows& heads,
+    const Rows& rows, const HeadsOut& out, const DecodeParts& parts) {
     constexpr int D = S::D, EIGHTS = S::EIGHTS;
     constexpr bool FP8 = S::FP8;
     const int lane = threadIdx.x % 32, row = blockIdx.z, kv_head = blockIdx.y, group = heads.q_heads / kv.kv_heads;
@@ -458,7 +459,7 @@ __device__ __forceinline__ void attention_decode(
         join_warps(s, a, group, [&](int head, int dim, float4 v, float2 state) {
             const float inverse = 1 / state.y;
             store_heads(out, row, (kv_head * group + head) * D + dim,
-                        make_float4(v.x * inverse, v.y * inverse, v.z * inverse, v.w * inverse));
+                make_float4(v.x * inverse, v.y * inverse, v.z * inverse, v.w * inverse));
         });
         return;
     }
@@ -480,16 +481,17 @@ __device__ __forceinline__ void attention_decode(
 
 }  // namespace
 
-// Grid (splits, kv_heads, rows). splits <= 128; those that the row's context does not fill leave at once. A row sees the
-// cache's tokens before its position, and its own k and v, which the kernel stores. At most 8 q heads a kv head (_8) or 16
-// (_16). DecodeParts' arrays may be null where splits is 1.
+// Grid (splits, kv_heads, rows). splits <= 128; those that the row's context does not fill leave at once. A row sees
+// the cache's tokens before its position, and its own k and v, which the kernel stores. At most 8 q heads a kv head
+// (_8) or 16 (_16). DecodeParts' arrays may be null where splits is 1.
 //
-// Many rows: 128 threads, no dynamic shared memory, several blocks an SM.
-#define ATTENTION_DECODE(NAME, D, EIGHTS, FP8, BLOCKS)                                                       \
-    extern "C" __global__ void __launch_bounds__(128, BLOCKS)                                                \
-        NAME(KvLayer kv, HeadRows heads, Rows rows, HeadsOut out, DecodeParts parts) {                       \
-        __shared__ DecodeShared<Shape<D, EIGHTS, FP8, 4>> s;                                                 \
-        attention_decode(s, kv, heads, rows, out, parts);                                                    \
+// Many rows (rows * kv_heads above the SMs): 128 threads, no dynamic shared memory, BLOCKS blocks an SM; splits is
+// BLOCKS * SMs / (rows * kv_heads), at least 1.
+#define ATTENTION_DECODE(NAME, D, EIGHTS, FP8, BLOCKS)                                 \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS)                          \
+        NAME(KvLayer kv, HeadRows heads, Rows rows, HeadsOut out, DecodeParts parts) { \
+        __shared__ DecodeShared<Shape<D, EIGHTS, FP8, 4>> s;                           \
+        attention_decode(s, kv, heads, rows, out, parts);                              \
     }
 
 ATTENTION_DECODE(attention_decode_d128_8_bf16, 128, 1, false, 3)
@@ -504,13 +506,13 @@ ATTENTION_DECODE(attention_decode_d64_16_fp8, 64, 2, true, 3)
 // Few rows (rows * kv_heads below the SMs): one block an SM has all its warps, so that fewer parts are to be joined.
 // WARPS * 32 threads, WIDE_SHARED bytes of dynamic shared memory; splits is the number of SMs / (rows * kv_heads).
 constexpr int WIDE_SHARED = 72 * 1024;
-#define ATTENTION_DECODE_WIDE(NAME, D, FP8, WARPS)                                                           \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)                                              \
-        NAME(KvLayer kv, HeadRows heads, Rows rows, HeadsOut out, DecodeParts parts) {                       \
-        extern __shared__ __align__(16) u8 dynamic_shared[];                                                 \
-        using Own = DecodeShared<Shape<D, 1, FP8, WARPS>>;                                                   \
-        static_assert(sizeof(Own) <= WIDE_SHARED, "raise WIDE_SHARED");                                      \
-        attention_decode(*reinterpret_cast<Own*>(dynamic_shared), kv, heads, rows, out, parts);              \
+#define ATTENTION_DECODE_WIDE(NAME, D, FP8, WARPS)                                              \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)                                 \
+        NAME(KvLayer kv, HeadRows heads, Rows rows, HeadsOut out, DecodeParts parts) {          \
+        extern __shared__ __align__(16) u8 dynamic_shared[];                                    \
+        using Own = DecodeShared<Shape<D, 1, FP8, WARPS>>;                                      \
+        static_assert(sizeof(Own) <= WIDE_SHARED, "raise WIDE_SHARED");                         \
+        attention_decode(*reinterpret_cast<Own*>(dynamic_shared), kv, heads, rows, out, parts); \
     }
 
 ATTENTION_DECODE_WIDE(attention_decode_wide_d128_8_bf16, 128, false, 12)

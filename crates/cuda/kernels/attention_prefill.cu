@@ -1,9 +1,9 @@
-// Prefill: turning q and k and storing k and v for many rows, and attention of many rows to the paged cache on the tensor
-// cores of every card from sm_80 on (mma.sync). Cards with wgmma use attention_wgmma.cu for the second.
+// Prefill: turning q and k and storing k and v for many rows, and attention of many rows to the paged cache on the
+// tensor cores of every card from sm_80 on (mma.sync). Cards with wgmma use attention_wgmma.cu for the second.
 #include "prefill.cuh"
 
-// rope_store norms and turns q and k of every row; q goes to `q` (bf16 [rows][q_heads * head_dim]), k and v into the cache.
-// Bound by memory: four bytes read and two written an element.
+// rope_store norms and turns q and k of every row; q goes to `q` (bf16 [rows][q_heads * head_dim]), k and v into the
+// cache. Bound by memory: four bytes read and two written an element.
 
 constexpr int ROPE_WARPS = 8;
 
@@ -20,7 +20,8 @@ __device__ __forceinline__ void rope_store(
     let_next_start();
     const int position = rows.positions[row];
     if (position < 0) return;
-    for (int i = threadIdx.x; i < head_dim / 2; i += ROPE_WARPS * 32) rotation[i] = cos_sin(float(position) * heads.inv_freq[i]);
+    for (int i = threadIdx.x; i < head_dim / 2; i += ROPE_WARPS * 32)
+        rotation[i] = cos_sin(float(position) * heads.inv_freq[i]);
     __syncthreads();
     const int block = rows.block_tables[size_t(rows.row_sequence[row]) * rows.max_blocks + position / KV_BLOCK];
     for (int job = warp; job < q_heads + 2 * kv_heads; job += ROPE_WARPS) {
@@ -51,7 +52,8 @@ struct Quarter {
         if (norm) {
             const float squares = low.x * low.x + low.y * low.y + high.x * high.x + high.y * high.y;
             const float inverse = rsqrtf(warp_sum(squares) / 128 + eps);
-            const float2 a = reinterpret_cast<const float2*>(norm)[lane], b = reinterpret_cast<const float2*>(norm)[lane + 32];
+            const float2 a = reinterpret_cast<const float2*>(norm)[lane],
+                         b = reinterpret_cast<const float2*>(norm)[lane + 32];
             low.x *= inverse * a.x, low.y *= inverse * a.y, high.x *= inverse * b.x, high.y *= inverse * b.y;
         }
         const float2 a = low, b = high;
@@ -62,7 +64,8 @@ struct Quarter {
 
 // head_dim 128: a head stays in registers, and a warp has several under way.
 template <bool FP8>
-__device__ __forceinline__ void rope_store_d128(const KvLayer& kv, const HeadRows& heads, const Rows& rows, __nv_bfloat16* q) {
+__device__ __forceinline__ void rope_store_d128(
+    const KvLayer& kv, const HeadRows& heads, const Rows& rows, __nv_bfloat16* q) {
     constexpr int D = 128, BATCH = 3;
     __shared__ float4 rotations[D / 4];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = blockIdx.x;
@@ -106,7 +109,8 @@ __device__ __forceinline__ void rope_store_d128(const KvLayer& kv, const HeadRow
             const size_t tile = kv_tile(kv, block, is_v, kv_head);
             const int token = position % KV_BLOCK;
             if (FP8) {
-                scale = e4m3_scale(warp_max(fmaxf(fmaxf(fabsf(x.low.x), fabsf(x.low.y)), fmaxf(fabsf(x.high.x), fabsf(x.high.y)))));
+                scale = e4m3_scale(
+                    warp_max(fmaxf(fmaxf(fabsf(x.low.x), fabsf(x.low.y)), fmaxf(fabsf(x.high.x), fabsf(x.high.y)))));
                 if (lane == 0) kv.scales[tile * KV_BLOCK + token] = scale.x;
             }
             u8* to = kv.blocks + tile * KV_BLOCK * D * (FP8 ? 1 : 2);
@@ -137,10 +141,10 @@ extern "C" __global__ void __launch_bounds__(ROPE_WARPS * 32)
 
 // --------------------------------------------------------------------------------------------------------- attention
 //
-// A block of four warps takes 128 rows, each a (query, q head) of one kv head, q head first, so that a span of one token
-// fills `group` of them and a key is read once for all q heads. Every warp has 32 rows: each fragment of K or V that it
-// reads from shared memory serves two products, without which shared memory would bound. 64 keys a step; K of the next step
-// is under way during the second product, V during the first.
+// A block of four warps takes 128 rows, each a (query, q head) of one kv head, q head first, so that a span of one
+// token fills `group` of them and a key is read once for all q heads. Every warp has 32 rows: each fragment of K or V
+// that it reads from shared memory serves two products, without which shared memory would bound. 64 keys a step; K of
+// the next step is under way during the second product, V during the first.
 
 namespace {
 
@@ -150,14 +154,18 @@ constexpr int THREADS = WARPS * 32;
 
 __device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
 }
 __device__ __forceinline__ void load_transposed(u32 (&r)[4], u32 address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address)
+                 : "memory");
 }
 
-// The same from e4m3, exact in bf16: through registers, a few loads under way at a time.
+// What copy_keys does, from e4m3, which is exact in bf16.
 template <int D>
 __device__ __forceinline__ void expand_keys(const Work& w, const KvLayer& kv, int is_v, int first, u8* smem) {
     constexpr int CHUNKS = D / 16, ROWS = THREADS / CHUNKS, TURNS = KEYS / ROWS;
@@ -185,15 +193,18 @@ __device__ __forceinline__ void load_keys(const Work& w, const KvLayer& kv, int 
     }
 }
 
-// Where a lane's row of a fragment lies, of rows `row` and chunk `chunk` of the first; 16 columns further is `at ^ 32`, and so on
-// up to 64 columns. Hidden from the compiler, which else keeps every such address in a register, and has none to spare.
+// Where a lane's row of a fragment lies, of rows `row` and chunk `chunk` of the first; 16 columns further is `at ^ 32`,
+// and so on up to 64 columns. Hidden from the compiler, which else keeps every such address in a register, and has none
+// to spare.
 template <int D>
 __device__ __forceinline__ u32 fragment_base(int row, int chunk) {
     u32 at = swizzled(row, chunk, D);
     asm volatile("" : "+r"(at));
     return at;
 }
-__device__ __forceinline__ u32 columns_on(u32 at, int sixteens) { return (at ^ sixteens % 4 * 32) + sixteens / 4 * 1024; }
+__device__ __forceinline__ u32 columns_on(u32 at, int sixteens) {
+    return (at ^ sixteens % 4 * 32) + sixteens / 4 * 1024;
+}
 
 // A warp's 32 rows: two fragments of 16, of which a lane holds rows g and g + 8.
 template <int D>
@@ -269,7 +280,8 @@ struct WarpRows {
 #pragma unroll
                 for (int n = 0; n < KEYS / 8; ++n) {
 #pragma unroll
-                    for (int i = r * 2; i < r * 2 + 2; ++i) added += s[m][n][i] = exp2_fast(fmaf(s[m][n][i], scale, -base));
+                    for (int i = r * 2; i < r * 2 + 2; ++i)
+                        added += s[m][n][i] = exp2_fast(fmaf(s[m][n][i], scale, -base));
                 }
                 sum[m][r] = sum[m][r] * shrink[m][r] + added;
             }
@@ -277,7 +289,8 @@ struct WarpRows {
         // After a few steps maxima seldom change.
         if (!__any_sync(~0u, shrink[0][0] != 1 || shrink[0][1] != 1 || shrink[1][0] != 1 || shrink[1][1] != 1)) return;
 #pragma unroll
-        for (int i = 0; i < 2 * D / 8 * 4; ++i) out[i / (D / 2)][i / 4 % (D / 8)][i % 4] *= shrink[i / (D / 2)][i % 4 / 2];
+        for (int i = 0; i < 2 * D / 8 * 4; ++i)
+            out[i / (D / 2)][i / 4 % (D / 8)][i % 4] *= shrink[i / (D / 2)][i % 4 / 2];
     }
 
     __device__ __forceinline__ void weigh(u32 smem_v, const float (&s)[2][KEYS / 8][4]) {
@@ -322,7 +335,8 @@ struct WarpRows {
                 const u32 col = (w.kv_head * w.group + index % w.group) * D + t * 2;
 #pragma unroll
                 for (int i = 0; i < D / 8; ++i) {
-                    store_heads(to, w.row(query), col + i * 8, make_float2(out[m][i][r * 2] * inverse, out[m][i][r * 2 + 1] * inverse));
+                    store_heads(to, w.row(query), col + i * 8,
+                        make_float2(out[m][i][r * 2] * inverse, out[m][i][r * 2 + 1] * inverse));
                 }
             }
         }
@@ -330,15 +344,15 @@ struct WarpRows {
 };
 
 template <int D, bool FP8>
-__device__ __forceinline__ void attention_prefill(
-    const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows, const QueryTiles& list, const HeadsOut& out, u32 q_heads, float scale) {
+__device__ __forceinline__ void attention_prefill(const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows,
+    const QueryTiles& list, const HeadsOut& out, u32 q_heads, float scale) {
     extern __shared__ __align__(1024) u8 smem[];
     u8 *smem_q = smem, *smem_k = smem_q + QUERY_ROWS * D * 2, *smem_v = smem_k + KEYS * D * 2;
     wait_for_previous();
     let_next_start();
     const int2 tile = list.tiles[blockIdx.y];
     if (tile.x < 0) return;
-    const Work w(list, rows, tile, blockIdx.x, q_heads / kv.kv_heads, KEYS);
+    const Work w(list, rows, tile, blockIdx.x, q_heads / kv.kv_heads);
     load_queries<D, QUERY_ROWS, THREADS>(w, q, q_heads, shared_address(smem_q), 0, threadIdx.x);
     load_keys<D, FP8>(w, kv, 0, w.key_first, smem_k);
     copies_commit();
@@ -364,12 +378,12 @@ __device__ __forceinline__ void attention_prefill(
 
 }  // namespace
 
-// Grid (kv_heads, tiles), 128 threads, dynamic shared memory 512 * head_dim bytes (two blocks an SM at 128, also with the
-// 100 KB of sm_86). Any group (q heads of a kv head) up to 128. Bound by the tensor cores' mma.sync rate.
-#define ATTENTION_PREFILL(NAME, D, FP8)                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                                 \
-        NAME(KvLayer kv, const __nv_bfloat16* q, Rows rows, QueryTiles list, HeadsOut out, u32 q_heads, float scale) {       \
-        attention_prefill<D, FP8>(kv, q, rows, list, out, q_heads, scale);                                                   \
+// Grid (kv_heads, tiles), 128 threads, dynamic shared memory 512 * head_dim bytes (two blocks an SM at 128, also with
+// the 100 KB of sm_86). Any group (q heads of a kv head) up to 128. Bound by the tensor cores' mma.sync rate.
+#define ATTENTION_PREFILL(NAME, D, FP8)                                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2)                                                           \
+        NAME(KvLayer kv, const __nv_bfloat16* q, Rows rows, QueryTiles list, HeadsOut out, u32 q_heads, float scale) { \
+        attention_prefill<D, FP8>(kv, q, rows, list, out, q_heads, scale);                                             \
     }
 
 ATTENTION_PREFILL(attention_prefill_d128_bf16, 128, false)

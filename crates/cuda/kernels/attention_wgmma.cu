@@ -1,11 +1,11 @@
 // targets: sm_90a
 // Prefill attention on Hopper: the work of attention_prefill.cu by wgmma.
 //
-// A block stays on its SM and takes one tile of queries after another. Of its three warpgroups one copies queries, keys and
-// values, 128 keys a step and two steps ahead, and two have 64 of the 128 rows each. A consumer issues the scores of the
-// next step and the second product of this one together, and turns scores into probabilities while the tensor cores do the
-// latter. The consumers take turns at issuing, so that one's exponentials fall into the other's products. Bound by the tensor
-// cores and, at half their time, by the 16 exponentials a clock of an SM.
+// A block stays on its SM and takes one tile of queries after another. Of its three warpgroups one copies queries, keys
+// and values, 128 keys a step and two steps ahead, and two have 64 of the 128 rows each. A consumer issues the scores
+// of the next step and the second product of this one together, and turns scores into probabilities while the tensor
+// cores do the latter. The consumers take turns at issuing, so that one's exponentials fall into the other's products.
+// Bound by the tensor cores and, at half their time, by the 16 exponentials a clock of an SM.
 #include "prefill.cuh"
 
 namespace {
@@ -28,16 +28,17 @@ __device__ __forceinline__ void barrier_expect(u32 barrier, int bytes) {
 }
 // Copies what is 16-byte aligned; the barrier counts the bytes.
 __device__ __forceinline__ void copy_bulk(u32 to, const void* from, int bytes, u32 barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-                 "r"(bytes), "r"(barrier)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
 }
 __device__ __forceinline__ void barrier_wait(u32 barrier, int parity) {
     u32 done = 0;
     while (!done) {
-        asm volatile(
-            "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-            : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(done)
+                     : "r"(barrier), "r"(parity)
+                     : "memory");
     }
 }
 // Of a consumer's turn to issue: waits for its own, gives the next one.
@@ -60,8 +61,8 @@ __device__ __forceinline__ void settle(float (&d)[N][4]) {
     for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])::"memory");
 }
 
-// Matrix in shared memory, in swizzled atoms; those of the next eight rows lie D / 64 atoms further. Those of the next 64
-// columns, which only V needs (its rows run along the product's inner dimension), are the next ones.
+// Matrix in shared memory, in swizzled atoms; those of the next eight rows lie D / 64 atoms further. Those of the next
+// 64 columns, which only V needs (its rows run along the product's inner dimension), are the next ones.
 template <int D>
 __device__ __forceinline__ u64 matrix_descriptor(u32 address) {
     constexpr u64 ATOM = 1024 >> 4, ROWS = D / 64 * ATOM;
@@ -121,7 +122,8 @@ __device__ __forceinline__ void take_registers() {
 
 // --------------------------------------------------------------------------------------------------------- the block
 
-// Shared memory: queries, STAGES of keys, STAGES of values, with e4m3 two steps of codes (of K or V), barriers, tiles.
+// Shared memory: queries, STAGES of keys, STAGES of values, with e4m3 two turns of codes (of K or V), barriers, tiles,
+// with e4m3 two turns of scales.
 template <int D_, bool FP8_>
 struct Layout {
     static constexpr int D = D_;
@@ -130,8 +132,9 @@ struct Layout {
     static constexpr int QUERIES = QUERY_ROWS * D * 2, STAGE = KEYS * D * 2, CODES = FP8 ? KEYS * D : 0;
     static constexpr int BARRIERS = Q_STAGES * QUERIES + 2 * STAGES * STAGE + 2 * CODES;
     static constexpr int WORK = BARRIERS + 128;
-    static constexpr int BYTES = WORK + Q_STAGES * 64;
-    static_assert(BYTES <= 1536 * D + 256 && sizeof(Work) <= 64, "what the launch gives");
+    static constexpr int SCALES = WORK + Q_STAGES * 64;
+    static constexpr int BYTES = SCALES + (FP8 ? 2 * KEYS * 4 : 0);
+    static_assert(BYTES <= 1536 * D + 1280 && sizeof(Work) <= 64, "what the launch gives");
     u32 base;
 
     __device__ __forceinline__ u32 q(u32 n) const { return base + n % Q_STAGES * QUERIES; }
@@ -151,14 +154,16 @@ struct Layout {
     __device__ __forceinline__ static int work(u32 n) { return WORK + n % Q_STAGES * 64; }
 };
 
-// A warp copies KEYS rows of K or V, `block` being the block of 16 of them in each of its first lanes. Of V what lies after
-// the last key must be zeros, since zero times what a block held before need not be zero; of K it does not matter.
+// A warp copies KEYS rows of K or V, `block` being the block of 16 of them in each of its first lanes. Of V what lies
+// after the last key must be zeros, since zero times what a block held before need not be zero; of K it does not
+// matter.
 template <class L>
 __device__ __forceinline__ void copy_step(
     const Work& w, const KvLayer& kv, int is_v, int first, int block, const L& at, u32 step, int lane) {
     constexpr int D = L::D, TILE = KV_BLOCK * D * 2;
     const u32 to = at.stage(is_v, step), full = at.full(is_v, step);
-    const int keys = min(KEYS, w.key_last + 1 - first), whole = is_v ? keys / KV_BLOCK : (keys + KV_BLOCK - 1) / KV_BLOCK;
+    const int keys = min(KEYS, w.key_last + 1 - first),
+              whole = is_v ? keys / KV_BLOCK : (keys + KV_BLOCK - 1) / KV_BLOCK;
     if (lane == 0) barrier_expect(full, whole * TILE);
     __syncwarp();
     const u8* tile = kv.blocks + kv_tile(kv, block, is_v, w.kv_head) * TILE;
@@ -179,12 +184,13 @@ __device__ __forceinline__ void copy_step(
 
 // The tiles of a block, of tiles in descending order back and forth over the blocks: calls each(work) for every one.
 template <class Each>
-__device__ __forceinline__ void for_each_tile(const QueryTiles& list, const Rows& rows, int q_heads, int kv_heads, Each each) {
+__device__ __forceinline__ void for_each_tile(
+    const QueryTiles& list, const Rows& rows, int q_heads, int kv_heads, Each each) {
     for (u32 round = 0, all = list.count * kv_heads; round * gridDim.x < all; ++round) {
         const u32 i = round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
         if (i >= all) continue;
         const int2 tile = list.tiles[i / kv_heads];
-        if (tile.x >= 0) each(Work(list, rows, tile, i % kv_heads, q_heads / kv_heads, KEYS));
+        if (tile.x >= 0) each(Work(list, rows, tile, i % kv_heads, q_heads / kv_heads));
     }
 }
 
@@ -198,20 +204,20 @@ __device__ __forceinline__ void hand_over(
     copies_commit();
     copies_wait<0>();
     fence_shared();
-    barrier_arrive(at.q_full(n));
+    asm volatile("bar.sync 4, %0;" ::"n"(THREADS) : "memory");
+    if (thread == 0) barrier_arrive(at.q_full(n));
 }
 
 // The producer warpgroup with bf16: a warp copies keys and values, the others queries.
 constexpr int Q_THREADS = WARPGROUP - 32;
 template <class L>
-__device__ __forceinline__ void produce(
-    const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows, const QueryTiles& list, int q_heads, const L& at, u8* smem) {
+__device__ __forceinline__ void produce(const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows,
+    const QueryTiles& list, int q_heads, const L& at, u8* smem) {
     const int lane = threadIdx.x % 32, thread = int(threadIdx.x) - 32;
     u32 step = 0, n = 0;
     if (thread >= 0) {
-        for_each_tile(list, rows, q_heads, kv.kv_heads, [&](const Work& w) {
-            hand_over<L, Q_THREADS>(w, n++, q, q_heads, at, smem, thread);
-        });
+        for_each_tile(list, rows, q_heads, kv.kv_heads,
+            [&](const Work& w) { hand_over<L, Q_THREADS>(w, n++, q, q_heads, at, smem, thread); });
         hand_over<L, Q_THREADS>(Work{}, n, q, q_heads, at, smem, thread);  // no group: there is no other
         return;
     }
@@ -235,7 +241,7 @@ __device__ __forceinline__ void produce(
 // With e4m3: codes are copied two turns ahead (a turn: K or V of a step), and all the warpgroup expands them.
 template <class L>
 struct Expander {
-    static constexpr int D = L::D, CHUNKS = D / 16, ROWS = WARPGROUP / CHUNKS, TURNS = KEYS / ROWS;
+    static constexpr int D = L::D, CHUNKS = D / 16, ROWS = WARPGROUP / CHUNKS, PASSES = KEYS / ROWS;
     const KvLayer& kv;
     const L& at;
     u8* smem;
@@ -258,40 +264,48 @@ struct Expander {
         copied += blocks > 0;
     }
 
-    __device__ __forceinline__ void load_scales(const Work& w, int i, float (&scale)[TURNS]) const {
-#pragma unroll
-        for (int t = 0; t < TURNS; ++t) {
-            const int key = w.key_first + i / 2 * KEYS + t * ROWS + threadIdx.x / CHUNKS;
-            const int block = w.table[min(key, w.key_last) / KV_BLOCK];
-            const float own = kv.scales[kv_tile(kv, block, i % 2, w.kv_head) * KV_BLOCK + key % KV_BLOCK];
-            scale[t] = key <= w.key_last ? own : 0;
-        }
+    // The scale of this thread's key of turn i.
+    __device__ __forceinline__ float scale_of(const Work& w, int i) const {
+        const int key = min(w.key_first + i / 2 * KEYS + int(threadIdx.x), w.key_last);
+        return kv.scales[kv_tile(kv, w.table[key / KV_BLOCK], i % 2, w.kv_head) * KV_BLOCK + key % KV_BLOCK];
     }
+    __device__ __forceinline__ float* scales(int i) const {
+        return reinterpret_cast<float*>(smem + L::SCALES) + i % 2 * KEYS;
+    }
+    // Zero after the last key, which makes zeros of whatever the codes are.
+    __device__ __forceinline__ void put_scale(const Work& w, int i, float scale) const {
+        scales(i)[threadIdx.x] = w.key_first + i / 2 * KEYS + int(threadIdx.x) <= w.key_last ? scale : 0;
+    }
+    static __device__ __forceinline__ void meet() { asm volatile("bar.sync 3, 128;" ::: "memory"); }
 
     // All turns of a tile; `expanded` and `step` count those of all tiles.
     __device__ __forceinline__ void tile(const Work& w, u32& expanded, u32& step) {
         const int turns = ((w.key_last - w.key_first) / KEYS + 1) * 2;
         copy(w, 0);
         copy(w, 1);
-        float next[TURNS];
-        load_scales(w, 0, next);
+        put_scale(w, 0, scale_of(w, 0));
+        meet();
         for (int i = 0; i < turns; ++i, ++expanded) {
-            float scale[TURNS];
-#pragma unroll
-            for (int t = 0; t < TURNS; ++t) scale[t] = next[t];
-            load_scales(w, min(i + 1, turns - 1), next);
+            const float next = scale_of(w, i + 1);
             barrier_wait(at.codes_full(expanded), expanded / 2 % 2);
             barrier_wait(at.empty(i % 2, step), at.parity(step) ^ 1);
             u8* to = smem + (at.stage(i % 2, step) - at.base);
             const u8* codes = smem + (at.codes(expanded) - at.base) + threadIdx.x * 16;
+            const int row = threadIdx.x / CHUNKS;
+            uint4 own[PASSES];
+            float scale[PASSES];
 #pragma unroll
-            for (int t = 0; t < TURNS; ++t) {
-                const uint4 own = *reinterpret_cast<const uint4*>(codes + t * WARPGROUP * 16);
-                expand_chunk<D>(own, scale[t], to, t * ROWS + threadIdx.x / CHUNKS, threadIdx.x % CHUNKS);
+            for (int p = 0; p < PASSES; ++p) {
+                own[p] = *reinterpret_cast<const uint4*>(codes + p * WARPGROUP * 16);
+                scale[p] = scales(i)[p * ROWS + row];
             }
+#pragma unroll
+            for (int p = 0; p < PASSES; ++p)
+                expand_chunk<D>(own[p], scale[p], to, p * ROWS + row, threadIdx.x % CHUNKS);
             fence_shared();
             barrier_arrive(at.full(i % 2, step));
-            asm volatile("bar.sync 3, 128;" ::: "memory");  // all have read the codes
+            put_scale(w, i + 1, next);
+            meet();  // all have read the codes, and see the scales
             copy(w, i + 2);
             step += i % 2;
         }
@@ -299,8 +313,8 @@ struct Expander {
 };
 
 template <class L>
-__device__ __forceinline__ void produce_expanded(
-    const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows, const QueryTiles& list, int q_heads, const L& at, u8* smem) {
+__device__ __forceinline__ void produce_expanded(const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows,
+    const QueryTiles& list, int q_heads, const L& at, u8* smem) {
     u32 expanded = 0, step = 0, n = 0;
     Expander<L> expander{kv, at, smem};
     for_each_tile(list, rows, q_heads, kv.kv_heads, [&](const Work& w) {
@@ -337,6 +351,7 @@ struct Consumer {
     static __device__ __forceinline__ int row() { return threadIdx.x / 32 * 16 - WARPGROUP / 2 + threadIdx.x % 32 / 4; }
 
     __device__ __forceinline__ void release(u32 barrier) const {
+        __syncwarp();
         if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
     }
 
@@ -409,7 +424,8 @@ struct Consumer {
 #pragma unroll
         for (int k = 0; k < KEYS / 16; ++k) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) p[k][i] = pack_bf16(s[k * 2 + i / 2][i % 2 * 2], s[k * 2 + i / 2][i % 2 * 2 + 1]);
+            for (int i = 0; i < 4; ++i)
+                p[k][i] = pack_bf16(s[k * 2 + i / 2][i % 2 * 2], s[k * 2 + i / 2][i % 2 * 2 + 1]);
         }
     }
 
@@ -457,15 +473,16 @@ struct Consumer {
             const u32 col = (w.kv_head * w.group + index % w.group) * D + threadIdx.x % 4 * 2;
 #pragma unroll
             for (int i = 0; i < D / 8; ++i) {
-                store_heads(to, w.row(query), col + i * 8, make_float2(out[i][r * 2] * inverse, out[i][r * 2 + 1] * inverse));
+                store_heads(
+                    to, w.row(query), col + i * 8, make_float2(out[i][r * 2] * inverse, out[i][r * 2 + 1] * inverse));
             }
         }
     }
 };
 
 template <int D, bool FP8>
-__device__ __forceinline__ void attention_wgmma(
-    const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows, const QueryTiles& list, const HeadsOut& out, u32 q_heads, float scale) {
+__device__ __forceinline__ void attention_wgmma(const KvLayer& kv, const __nv_bfloat16* q, const Rows& rows,
+    const QueryTiles& list, const HeadsOut& out, u32 q_heads, float scale) {
     extern __shared__ __align__(1024) u8 smem[];
     using L = Layout<D, FP8>;
     const L at{shared_address(smem)};
@@ -473,7 +490,7 @@ __device__ __forceinline__ void attention_wgmma(
         barrier_init(at.full(threadIdx.x / STAGES, threadIdx.x), FP8 ? WARPGROUP : 1);
         barrier_init(at.empty(threadIdx.x / STAGES, threadIdx.x), CONSUMERS * WARPGROUP / 32);
     } else if (threadIdx.x < 2 * STAGES + 2) {
-        barrier_init(at.q_full(threadIdx.x), FP8 ? WARPGROUP : Q_THREADS);
+        barrier_init(at.q_full(threadIdx.x), 1);
         barrier_init(at.q_empty(threadIdx.x), CONSUMERS * WARPGROUP / 32);
         if (FP8) barrier_init(at.codes_full(threadIdx.x), 1);
     }
@@ -505,12 +522,12 @@ __device__ __forceinline__ void attention_wgmma(
 
 }  // namespace
 
-// Grid (SMs, or tiles * kv_heads where that is less), 384 threads, dynamic shared memory 1,536 * head_dim + 256 bytes: one
-// block an SM. Arguments and tiles are those of attention_prefill.
-#define ATTENTION_WGMMA(NAME, D, FP8)                                                                                        \
-    extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)                                             \
-        NAME(KvLayer kv, const __nv_bfloat16* q, Rows rows, QueryTiles list, HeadsOut out, u32 q_heads, float scale) {       \
-        attention_wgmma<D, FP8>(kv, q, rows, list, out, q_heads, scale);                                                     \
+// Grid (SMs, or tiles * kv_heads where that is less), 384 threads, dynamic shared memory 1,536 * head_dim + 1,280
+// bytes: one block an SM. Arguments and tiles are those of attention_prefill.
+#define ATTENTION_WGMMA(NAME, D, FP8)                                                                                  \
+    extern "C" __global__ void __launch_bounds__((CONSUMERS + 1) * WARPGROUP, 1)                                       \
+        NAME(KvLayer kv, const __nv_bfloat16* q, Rows rows, QueryTiles list, HeadsOut out, u32 q_heads, float scale) { \
+        attention_wgmma<D, FP8>(kv, q, rows, list, out, q_heads, scale);                                               \
     }
 
 ATTENTION_WGMMA(attention_wgmma_d128_bf16, 128, false)

@@ -4,12 +4,12 @@
 #include "common.cuh"
 
 // One layer of the cache: [block][k | v][kv_head][16 tokens][head_dim], bf16, or e4m3 with a scale for each token and
-// head, a power of two. Bytes of a token and layer at 8 heads of 128: 4,096 in bf16, 2,112 in e4m3 (2,048 of codes, 64 of
-// scales). Where head_dim is a multiple of 64, the bf16 tokens of a head lie in swizzled atoms (see `swizzled`): as the tensor
-// cores want them in shared memory, so that a head's 16 tokens are copied there whole.
+// head, a power of two. Bytes of a token and layer at 8 heads of 128: 4,096 in bf16, 2,112 in e4m3 (2,048 of codes, 64
+// of scales). Where head_dim is a multiple of 64, the bf16 tokens of a head lie in swizzled atoms (see `swizzled`): as
+// the tensor cores want them in shared memory, so that a head's 16 tokens are copied there whole.
 struct KvLayer {
     u8* blocks;
-    float* scales;      // [block][k | v][kv_head][16 tokens]; unused with bf16
+    float* scales;  // [block][k | v][kv_head][16 tokens]; unused with bf16
     u32 kv_heads;
 };
 
@@ -20,7 +20,7 @@ struct HeadRows {
     const float* k_norm;    // [head_dim] or null
     const float* inv_freq;  // [head_dim / 2]
     float eps;
-    float scale;            // of the scores, 1 / sqrt(head_dim)
+    float scale;  // of the scores, 1 / sqrt(head_dim)
     u32 q_heads;
     u32 ld;
 };
@@ -31,7 +31,7 @@ struct Rows {
     const int* row_sequence;  // [rows]
     const int* block_tables;  // [sequences][max_blocks]
     u32 max_blocks;
-    u32 window;               // positions that a query sees, itself included; 0: all
+    u32 window;  // positions that a query sees, itself included; 0: all
 };
 
 // f32 rows [rows][ld], or with `groups` above zero bf16 groups (see common.cuh).
@@ -49,8 +49,9 @@ struct Span {
     int sequence;
 };
 
-// Tiles of queries, made by the host: a span and the first of its queries, 128 / group of them (group: q heads of a kv head,
-// rounded down). A span below zero is padding. Put tiles with many keys first, so that no long one ends the launch.
+// Tiles of queries, made by the host: a span and the first of its queries, 128 / group of them, rounded down (group: q
+// heads of a kv head). A span below zero is padding. Tiles with many keys come first, so that no long one ends the
+// launch. `count` is theirs, with padding.
 struct QueryTiles {
     const Span* spans;
     const int2* tiles;
@@ -123,9 +124,9 @@ __device__ __forceinline__ float warp_max(float v) {
 
 // ------------------------------------------------------------------------------------------------------------- rope
 
-// Cosine and sine of an angle that was rounded to f32, up to about 2^22. The special functions are accurate to 2^-21 between
-// -pi and pi alone, so the angle is reduced first, by 2 pi in three parts: the first has few enough bits for the first
-// difference to be exact. sincosf would do, but its path for huge angles costs local memory.
+// Cosine and sine of an angle that was rounded to f32, up to about 2^22. The special functions are accurate to 2^-21
+// between -pi and pi alone, so the angle is reduced first, by 2 pi in three parts: the first has few enough bits for
+// the first difference to be exact. sincosf would do, but its path for huge angles costs local memory.
 __device__ __forceinline__ float2 cos_sin(float angle) {
     const float turns = rintf(angle * 0.15915494309189535f);
     float r = fmaf(turns, -6.28318548202514648f, angle);
@@ -160,15 +161,15 @@ __device__ __forceinline__ void rope_head(
 
 // ------------------------------------------------------------------------------------------------------------ cache
 
-// Rows of bf16 in atoms of 8 rows and 64 columns, 128 bytes a row, 16-byte chunks swizzled by the row; the atoms of eight
-// rows follow one another, D / 64 of them. Where 16-byte chunk `chunk` of row `row` lies, in bytes.
+// Rows of bf16 in atoms of 8 rows and 64 columns, 128 bytes a row, 16-byte chunks swizzled by the row; the atoms of
+// eight rows follow one another, head_dim / 64 of them. Where 16-byte chunk `chunk` of row `row` lies, in bytes.
 __device__ __forceinline__ u32 swizzled(int row, int chunk, int head_dim) {
     const int atom = row / 8 * (head_dim / 64) + chunk / 8;
     return u32(atom * 1024 + row % 8 * 128 + ((chunk % 8) ^ (row % 8)) * 16);
 }
 
-// The 16 tokens of a head: this times 16 * head_dim is where they begin, in elements; plus the token, the index of its scale
-// is this times 16.
+// The 16 tokens of a head: this times 16 * head_dim is where they begin, in elements; plus the token, the index of its
+// scale is this times 16.
 __device__ __forceinline__ size_t kv_tile(const KvLayer& kv, int block, int is_v, int head) {
     return (size_t(block) * 2 + is_v) * kv.kv_heads + head;
 }
@@ -190,8 +191,9 @@ __device__ __forceinline__ u8 to_e4m3(float v) {
     return u8(sign | ((rounded >> 20) - (120 << 3)));
 }
 
-// Two e4m3 in bytes 1 and 3 of a word become two bf16, times the power of two whose factor is given; bytes 0 and 2 do not count.
-// The exponent moves down by four bits, and the product mends its bias (and makes normal numbers of subnormal ones).
+// Two e4m3 in bytes 1 and 3 of a word become two bf16, times the power of two whose factor is given; bytes 0 and 2 do
+// not count. The exponent moves down by four bits, and the product mends its bias (and makes normal numbers of
+// subnormal ones).
 constexpr u32 E4M3_ONE = 0x7b807b80;  // 2^120 twice
 __device__ __forceinline__ u32 bf16_of_e4m3(u32 spread, u32 factor = E4M3_ONE) {
     const u32 bits = (spread & 0x80008000u) | (spread >> 4 & 0x07f007f0u);
@@ -209,8 +211,8 @@ __device__ __forceinline__ float float_of_e4m3(u8 code) {
     return __uint_as_float(u32(code & 0x80) << 24 | u32(code & 0x7f) << 20) * 0x1p120f;
 }
 
-// Scale of a head in e4m3, whose greatest magnitude is `top`: a power of two, so that a code times it is exact in bf16; the
-// least with top / scale <= 448 = 1.75 * 2^8, but 2^7 at most. Returns the scale and its inverse.
+// Scale of a head in e4m3, whose greatest magnitude is `top`: a power of two, so that a code times it is exact in bf16;
+// the least with top / scale <= 448 = 1.75 * 2^8, but 2^7 at most. Returns the scale and its inverse.
 __device__ __forceinline__ float2 e4m3_scale(float top) {
     const u32 bits = max(__float_as_uint(top), 16u << 23);
     const u32 exponent = min((bits >> 23) - 8 + ((bits & 0x7fffff) > 0x600000), 127u + 7);
