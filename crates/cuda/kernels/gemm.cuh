@@ -1,9 +1,9 @@
-// What the products of many tokens share (gemm_wgmma.cu and gemm_mma.cu): 4-bit codes looked up as pairs of bf16, scales,
-// which tile comes when, and what becomes of the sums.
+// What the products of many tokens share (gemm_wgmma.cu and gemm_mma.cu): 4-bit codes looked up as pairs of bf16,
+// scales, which tile comes when, and what becomes of the sums.
 //
-// D = W X^T. Rows of D are rows of W, columns are tokens: W in tiles of common.cuh is the A operand, a lane's word of codes
-// is one A fragment, and X in groups is the B operand. Sums of a warp's 16 rows lie as those of mma.m16n8k16: of eight
-// tokens, sum[0] and [1] are row lane / 4 and tokens 2 (lane % 4) and + 1, sum[2] and [3] the same tokens of row + 8.
+// D = W X^T. Rows of D are rows of W, columns are tokens: W in tiles of common.cuh is the A operand, a lane's word of
+// codes is one A fragment, and X in groups is the B operand. Sums of a warp's 16 rows lie as those of mma.m16n8k16: of
+// eight tokens, sum[0] and [1] are row lane / 4 and tokens 2 (lane % 4) and + 1, sum[2] and [3] those of row + 8.
 #pragma once
 
 #include "common.cuh"
@@ -33,9 +33,9 @@ __device__ __forceinline__ uint4 load_weights(const uint4* p) {
 
 // ------------------------------------------------------------------------------------------------- codes and scales
 
-// The two values of a byte of codes, [256 bytes][STRIDE bytes], of which each lane has a word, in a bank of its own. At a
-// stride of 256 a byte permute alone makes the offset; the other half of each row is not used. At 128 it takes one more
-// instruction.
+// The two values of a byte of codes, [256 bytes][STRIDE bytes], of which each lane has a word, in a bank of its own. At
+// a stride of 256 a byte permute alone makes the offset; the other half of each row is not used. At 128 it takes one
+// more instruction.
 template <u32 STRIDE>
 struct PairTable {
     static constexpr u32 BYTES = 256 * STRIDE;
@@ -55,7 +55,7 @@ struct PairTable {
         return pair;
     }
 
-    // A fragment of 16 columns. `scale` holds that of row lane / 4 in its low half, of row lane / 4 + 8 in its high half.
+    // A fragment of 16 columns. `scale`: of row lane / 4 in the low half, of row lane / 4 + 8 in the high half.
     __device__ static __forceinline__ void dequantize(u32 (&a)[4], u32 word, u32 scale, u32 table, u32 lane) {
         const u32 low = __byte_perm(scale, 0, 0x1010), high = __byte_perm(scale, 0, 0x3232);
         a[0] = multiply_bf16(look_up(table, lane, word, 0), low);
@@ -113,9 +113,10 @@ struct Tile {
     u32 row_tile;  // within the expert
 };
 
-// Tiles in the order in which blocks take them: block b takes b, b + blocks, and so on. Blocks that run at the same time
-// share rows (all token tiles of a band follow one another) and an expert. An expert's tokens are shared out evenly over
-// as few tiles as hold them, in multiples of TOKEN_STEP, unless one small tile more costs less than what that rounds up.
+// Tiles in the order in which blocks take them: block b takes b, b + blocks, and so on. Blocks that run at the same
+// time share rows (all token tiles of a band follow one another) and an expert. An expert's tokens are shared out
+// evenly over as few tiles as hold them, in multiples of TOKEN_STEP, unless a small last tile costs less than that
+// rounds up.
 template <u32 ROW_TILES, u32 TOKENS, u32 TOKEN_STEP>
 struct Schedule {
     const Span* spans;
@@ -123,7 +124,10 @@ struct Schedule {
     u32 at = 0;
 
     __device__ __forceinline__ Schedule(const Span* spans_, u32 active_, u32 tiles_per_expert, u32 first)
-        : spans(spans_), active(active_), row_blocks((tiles_per_expert + ROW_TILES - 1) / ROW_TILES), next_index(first) {}
+        : spans(spans_),
+          active(active_),
+          row_blocks((tiles_per_expert + ROW_TILES - 1) / ROW_TILES),
+          next_index(first) {}
 
     // Tokens of all tiles but the last.
     __device__ static __forceinline__ u32 tile_tokens(u32 count) {
@@ -160,8 +164,8 @@ struct Store {
     u32 ld, n;          // n: rows that count
     int add;
 
-    // Sums of 16 rows from `row` of the expert on. Eight lanes write 32 bytes of a token. Where sums are added to what is
-    // there, each element is touched by one thread, once: an atomic addition without a result, which waits for nothing.
+    // Sums of 16 rows from `row` of the expert on. Eight lanes write 32 bytes of a token. Where sums are added to what
+    // is there, one thread adds to each element, once: an atomic addition without a result, which waits for nothing.
     template <int N>
     __device__ __forceinline__ void write(float (&sum)[N / 2], const Tile& tile, u32 row, u32 lane, u32) const {
         row += lane / 4;
@@ -198,7 +202,8 @@ struct Swiglu {
     template <int N>
     __device__ __forceinline__ void write(float (&sum)[N / 2], const Tile& tile, u32 row, u32 lane, u32 staging) const {
         const u32 column = row / 2;
-        char* to = h + (u64(column / 64) * groups + tile.slot / GROUP) * 1024 + (column % 64 / 8 ^ lane % 8) * 16 + lane * 128;
+        char* to = h + (u64(column / 64) * groups + tile.slot / GROUP) * 1024 + lane * 128 +
+                   (column % 64 / 8 ^ lane % 8) * 16;
 #pragma unroll
         for (int first = 0; first < N; first += 32) {
 #pragma unroll
@@ -213,7 +218,9 @@ struct Swiglu {
             __syncwarp();
             uint4 chunk;
             asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-                         : "=r"(chunk.x), "=r"(chunk.y), "=r"(chunk.z), "=r"(chunk.w) : "r"(staging + lane * 16) : "memory");
+                         : "=r"(chunk.x), "=r"(chunk.y), "=r"(chunk.z), "=r"(chunk.w)
+                         : "r"(staging + lane * 16)
+                         : "memory");
             __syncwarp();
             const u32 token = first + lane;
             if (token >= tile.tokens) chunk = make_uint4(0, 0, 0, 0);  // padding of the expert's last group

@@ -1,8 +1,8 @@
 // Products of many tokens where there is no wgmma (sm_80 to 89, 100, 120) by mma.sync.
 //
-// A warp multiplies 32 rows of W by all tokens of the block: each weight is decoded once. W goes from memory to registers,
-// X through a ring in shared memory (cp.async), from which ldmatrix reads fragments; the swizzle of the groups keeps both
-// free of bank conflicts. Three shapes of a block, eight warps each:
+// A warp multiplies 32 rows of W by all tokens of the block: each weight is decoded once. W goes from memory to
+// registers, X through a ring in shared memory (cp.async), from which ldmatrix reads fragments; the swizzle of the
+// groups keeps both free of bank conflicts. Three shapes of a block, eight warps each:
 //
 //   small   256 rows, up to 32 tokens: bound by reading W
 //   split   64 rows, of which four warps multiply a quarter of the columns each: for few rows
@@ -12,7 +12,8 @@
 // ----------------------------------------------------------------------------------------------------- instructions
 
 __device__ __forceinline__ void mma(float* d, const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+                 " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -94,13 +95,14 @@ struct Weights4 {
             raw[t].load(w, tiles[t], 0, p.lane);
             scale[t] = 0;
 #pragma unroll
-            for (int i = 0; i < S::AHEAD; ++i) next[i][t] = load_weights(codes[t] + min(p.block(i), p.slices * 4 - 1) * 32);
+            for (int i = 0; i < S::AHEAD; ++i)
+                next[i][t] = load_weights(codes[t] + min(p.block(i), p.slices * 4 - 1) * 32);
         }
     }
 
     // Before the blocks of a slice.
-    __device__ __forceinline__ void begin(const Matrix4& w, const u32 (&tiles)[S::WARP_TILES], u32 slice, const Place<S>& p,
-                                          const float* map) {
+    __device__ __forceinline__ void begin(const Matrix4& w, const u32 (&tiles)[S::WARP_TILES], u32 slice,
+                                          const Place<S>& p, const float* map) {
 #pragma unroll
         for (int t = 0; t < S::WARP_TILES; ++t) {
             const float2 s = raw[t].decode(w, map);
@@ -127,7 +129,8 @@ struct Weights4 {
         Block b;
         take(b.word, i, step, p);
 #pragma unroll
-        for (int t = 0; t < S::WARP_TILES; ++t) b.scale[t] = __shfl_sync(~0u, scale[t], (p.lane & ~3u) + p.block(step) % 4);
+        for (int t = 0; t < S::WARP_TILES; ++t)
+            b.scale[t] = __shfl_sync(~0u, scale[t], (p.lane & ~3u) + p.block(step) % 4);
         return b;
     }
 
@@ -158,7 +161,8 @@ struct Weights16 {
         load(p.block(0));
     }
 
-    __device__ __forceinline__ void begin(const Matrix16&, const u32 (&)[S::WARP_TILES], u32, const Place<S>&, const float*) {}
+    __device__ __forceinline__ void begin(const Matrix16&, const u32 (&)[S::WARP_TILES], u32, const Place<S>&,
+                                          const float*) {}
 
     __device__ __forceinline__ Block block(int, u32 step, const Place<S>& p) {
         const Block b = next;
@@ -182,7 +186,8 @@ __device__ __forceinline__ void bring_x(const Place<S>& p, const char* x, u32 gr
 #pragma unroll
         for (int i = 0; i < S::SPLITS; ++i) {
             const char* from = x + u64(step * S::SPLITS + i) * groups * 1024;
-            for (u32 c = threadIdx.x; c < chunks; c += S::THREADS) copy_async(stage + i * S::BLOCK_BYTES + c * 16, from + c * 16);
+            for (u32 c = threadIdx.x; c < chunks; c += S::THREADS)
+                copy_async(stage + i * S::BLOCK_BYTES + c * 16, from + c * 16);
         }
     }
     copy_commit();
@@ -190,10 +195,11 @@ __device__ __forceinline__ void bring_x(const Place<S>& p, const char* x, u32 gr
 
 // A block of 64 columns: all tokens of the tile, 16 at a time.
 template <class S, class W>
-__device__ __forceinline__ void multiply(float (&sum)[S::SUMS], const W& w, const typename W::Block& block, const Place<S>& p,
-                                         u32 tokens, u32 step) {
+__device__ __forceinline__ void multiply(float (&sum)[S::SUMS], const W& w, const typename W::Block& block,
+                                         const Place<S>& p, u32 tokens, u32 step) {
     const u32 row = p.lane % 8, half = p.lane / 8 % 2;  // of the matrix whose address this lane gives
-    const u32 from = p.shared + step % S::STAGES * S::STAGE_BYTES + p.split() * S::BLOCK_BYTES + p.lane / 16 * 1024 + row * 128;
+    const u32 from = p.shared + step % S::STAGES * S::STAGE_BYTES + p.split() * S::BLOCK_BYTES + p.lane / 16 * 1024 +
+                     row * 128;
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
         u32 a[S::WARP_TILES][4];
@@ -243,8 +249,9 @@ __device__ __forceinline__ void add_splits(float (&sum)[S::SUMS], const Place<S>
 
 // sum = W X^T of a tile.
 template <class S, class W>
-__device__ __forceinline__ void product(float (&sum)[S::SUMS], const typename W::Matrix& matrix, const u32 (&tiles)[S::WARP_TILES],
-                                        const Tile& tile, const Place<S>& p, const char* x, u32 groups, const float* map) {
+__device__ __forceinline__ void product(float (&sum)[S::SUMS], const typename W::Matrix& matrix,
+                                        const u32 (&tiles)[S::WARP_TILES], const Tile& tile, const Place<S>& p,
+                                        const char* x, u32 groups, const float* map) {
     const u32 count = (tile.tokens + GROUP - 1) / GROUP, steps = p.steps();
     const char* from = x + u64(tile.slot / GROUP) * 1024;
     __syncthreads();  // what the ring holds is done with
@@ -279,8 +286,8 @@ __device__ __forceinline__ void fill_tables(char* pairs, float* map, const Matri
 __device__ __forceinline__ void fill_tables(char*, float*, const Matrix16&) {}
 
 template <class S, class W, class Output>
-__device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles_per_expert, const Routes& r, const void* x,
-                                     u32 groups, const Output& output) {
+__device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles_per_expert, const Routes& r,
+                                     const void* x, u32 groups, const Output& output) {
     extern __shared__ __align__(128) char shared[];
     const Place<S> p{shared_address(shared), threadIdx.x / 32, threadIdx.x % 32, matrix.k / SLICE};
     Span* spans = reinterpret_cast<Span*>(shared + S::SPANS);
@@ -294,7 +301,8 @@ __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles
     TileSchedule<S> schedule(spans, *r.num_active, tiles_per_expert, blockIdx.x);
     for (Tile tile; schedule.next(tile, gridDim.x);) {
         // Rows past the expert's end are computed as its last tile and not written.
-        const u32 local = tile.row_tile + p.first_row_tile(), base = tile.expert * tiles_per_expert, last = tiles_per_expert - 1;
+        const u32 local = tile.row_tile + p.first_row_tile(), last = tiles_per_expert - 1;
+        const u32 base = tile.expert * tiles_per_expert;
         const u32 tiles[S::WARP_TILES] = {base + min(local, last), base + min(local + 1, last)};
         float sum[S::SUMS];
         product<S, W>(sum, matrix, tiles, tile, p, static_cast<const char*>(x), groups, map);
@@ -303,30 +311,32 @@ __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles
 #pragma unroll
         for (int t = 0; t < S::WARP_TILES; ++t)
             if (local + t < tiles_per_expert)
-                output.template write<S::TOKENS>(*reinterpret_cast<float(*)[S::TOKENS / 2]>(sum + t * (S::TOKENS / 2)), tile,
-                                                 (local + t) * TILE_ROWS, p.lane, p.shared + S::STAGING + p.warp * 512);
+                output.template write<S::TOKENS>(
+                    *reinterpret_cast<float(*)[S::TOKENS / 2]>(sum + t * (S::TOKENS / 2)), tile,
+                    (local + t) * TILE_ROWS, p.lane, p.shared + S::STAGING + p.warp * 512);
     }
 }
 
 // ------------------------------------------------------------------------------------------------------ entry points
 
-// As those of gemm_wgmma.cu. Blocks of 256 threads, dynamic shared memory Shape::BYTES (small 57,344; split and large 90,112).
+// As those of gemm_wgmma.cu. Blocks of 256 threads; dynamic shared memory: small 57,344 bytes, split and large 90,112.
+// Any grid; as many blocks as fit at once are the fastest.
 
-#define GEMM_ENTRY(NAME, SHAPE, MATRIX, WEIGHTS, OUTPUT, ...)                                                              \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, 1)                                                        \
-        NAME(const __grid_constant__ MATRIX w, u32 tiles_per_expert, const __grid_constant__ Routes r, const void* x,      \
-             u32 groups, __VA_ARGS__) {                                                                                    \
-        gemm<SHAPE, WEIGHTS<SHAPE>>(w, tiles_per_expert, r, x, groups, OUTPUT);                                            \
+#define GEMM_ENTRY(NAME, SHAPE, MATRIX, WEIGHTS, OUTPUT, ...)                                                         \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, 1)                                                   \
+        NAME(const __grid_constant__ MATRIX w, u32 tiles_per_expert, const __grid_constant__ Routes r, const void* x, \
+             u32 groups, __VA_ARGS__) {                                                                               \
+        gemm<SHAPE, WEIGHTS<SHAPE>>(w, tiles_per_expert, r, x, groups, OUTPUT);                                       \
     }
 
-#define GEMM_ENTRIES(NAME, SHAPE)                                                                                          \
-    GEMM_ENTRY(gemm_store_w4_##NAME##_mma, SHAPE, Matrix4, Weights4, (Store{bias, out, ldo, n, add}),                      \
-               const float* bias, float* out, u32 ldo, u32 n, int add)                                                     \
-    GEMM_ENTRY(gemm_store_w16_##NAME##_mma, SHAPE, Matrix16, Weights16, (Store{bias, out, ldo, n, add}),                   \
-               const float* bias, float* out, u32 ldo, u32 n, int add)                                                     \
-    GEMM_ENTRY(gemm_swiglu_w4_##NAME##_mma, SHAPE, Matrix4, Weights4, (Swiglu{static_cast<char*>(h), h_groups}),           \
-               void* h, u32 h_groups)                                                                                      \
-    GEMM_ENTRY(gemm_swiglu_w16_##NAME##_mma, SHAPE, Matrix16, Weights16, (Swiglu{static_cast<char*>(h), h_groups}),        \
+#define GEMM_ENTRIES(NAME, SHAPE)                                                                                     \
+    GEMM_ENTRY(gemm_store_w4_##NAME##_mma, SHAPE, Matrix4, Weights4, (Store{bias, out, ldo, n, add}),                 \
+               const float* bias, float* out, u32 ldo, u32 n, int add)                                                \
+    GEMM_ENTRY(gemm_store_w16_##NAME##_mma, SHAPE, Matrix16, Weights16, (Store{bias, out, ldo, n, add}),              \
+               const float* bias, float* out, u32 ldo, u32 n, int add)                                                \
+    GEMM_ENTRY(gemm_swiglu_w4_##NAME##_mma, SHAPE, Matrix4, Weights4, (Swiglu{static_cast<char*>(h), h_groups}),      \
+               void* h, u32 h_groups)                                                                                 \
+    GEMM_ENTRY(gemm_swiglu_w16_##NAME##_mma, SHAPE, Matrix16, Weights16, (Swiglu{static_cast<char*>(h), h_groups}),   \
                void* h, u32 h_groups)
 
 GEMM_ENTRIES(small, Small)

@@ -1,10 +1,10 @@
 // targets: sm_90a
 // Products of many tokens on Hopper: W in 4 bits or bf16, multiplied by warpgroup instructions (wgmma).
 //
-// Tokens are the N of an instruction, 64 rows of W its M. Consumers load W straight into registers (a word of codes is an A
-// fragment), turn codes into bf16 there, and multiply by X, which one warp brings into a ring in shared memory. While the
-// tensor cores work on one 64 columns, the warps decode the next. How many tokens an instruction takes is decided in the
-// kernel by the tokens an expert has. Three shapes of a block:
+// Tokens are the N of an instruction, 64 rows of W its M. Consumers load W straight into registers (a word of codes is
+// an A fragment), turn codes into bf16 there, and multiply by X, which one warp brings into a ring in shared memory;
+// three more decode the scales. While the tensor cores work on some columns, the consumers decode the next. How many
+// tokens an instruction takes is decided in the kernel, by the tokens an expert has. Three shapes of a block:
 //
 //   small   4 warpgroups, 256 rows, up to 64 tokens: bound by reading W (decode, batch 8 to 256)
 //   split   the same, but 64 rows, of which each warpgroup multiplies a quarter of the columns: for few rows
@@ -59,7 +59,9 @@ template <int COUNT>
 __device__ __forceinline__ void grow_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(COUNT)); }
 
 template <int COUNT>
-__device__ __forceinline__ void shrink_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(COUNT)); }
+__device__ __forceinline__ void shrink_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(COUNT));
+}
 
 // ------------------------------------------------------------------------------------------------------ block shapes
 
@@ -77,7 +79,8 @@ struct Shape {
     static constexpr int THREADS = CONSUMERS * 32 + 128;
     static constexpr int REGISTERS = WARPGROUPS == 4 ? 104 : 216;  // of a consumer's thread
     static constexpr int OTHER_REGISTERS = WARPGROUPS == 4 ? 64 : 72;
-    static_assert(WARPGROUPS * REGISTERS + OTHER_REGISTERS <= 65536 / THREADS / 8 * 8 * (WARPGROUPS + 1), "a block has no more");
+    static_assert(WARPGROUPS * REGISTERS + OTHER_REGISTERS <= 65536 / THREADS / 8 * 8 * (WARPGROUPS + 1),
+                  "a block begins with no more");
     static constexpr int ROW_TILES = CONSUMERS / SPLITS;
     static constexpr int BLOCK_BYTES = TOKENS * BLOCK * 2;
     static constexpr int STAGE_BYTES = BLOCK_BYTES * STAGE_BLOCKS;
@@ -88,13 +91,13 @@ using TileSchedule = Schedule<S::ROW_TILES, S::TOKENS, S::TOKENS == 256 ? 64 : 8
 
 using Small = Shape<4, 1, 4, 3, 8, 32, 64>;
 using Small16 = Shape<4, 1, 4, 4, 8, 16, 32>;
-using Split = Shape<4, 4, 4, 6, 8, 16, 32>;
+using Split = Shape<4, 4, 4, 6, 8, 32>;
 using Large = Shape<2, 1, 1, 4, 64, 128, 192, 256>;
 
 // Shared memory.
 template <class S>
 struct Layout {
-    static constexpr int RAW_SCALES = S::STAGES * S::STAGE_BYTES;                      // [stages][row tiles], 256 bytes each
+    static constexpr int RAW_SCALES = S::STAGES * S::STAGE_BYTES;                      // [stages][row tiles][256 bytes]
     static constexpr int PAIRS = RAW_SCALES + S::STAGES * S::ROW_TILES * 256;
     static constexpr int STAGING = PAIRS + PairTable<256>::BYTES;                           // 512 bytes a warp
     static constexpr int SCALES = STAGING + S::CONSUMERS * 512;                        // [stages][row tiles][32 lanes]
@@ -106,10 +109,11 @@ struct Layout {
     static constexpr int END = PARTIAL + (S::SPLITS - 1) * 128 * S::TOKENS / 2 * 4;
     static constexpr int BYTES = END;
 };
-static_assert(Layout<Large>::BYTES <= 232448 && Layout<Small>::BYTES <= 232448 && Layout<Split>::BYTES <= 232448, "too much");
+static_assert(Layout<Small>::BYTES == 196720 && Layout<Small16>::BYTES == 168064, "the entry points' comment says so");
+static_assert(Layout<Split>::BYTES == 209056 && Layout<Large>::BYTES == 217216, "of 232,448 that a block may have");
 
-// The rings between who brings and who multiplies: X in stages of STAGE_BLOCKS x 64 columns, scales in slices. Both count
-// from the kernel's start.
+// The rings between who brings and who multiplies: X in stages of STAGE_BLOCKS x 64 columns, scales in slices. Both
+// count from the kernel's start.
 template <class S>
 struct Ring {
     u32 shared;  // address of stage 0
@@ -159,32 +163,38 @@ struct Place {
     u32 warp, lane, slices;
 
     __device__ __forceinline__ u32 row_tile() const { return warp % S::ROW_TILES; }
-    __device__ __forceinline__ u32 split() const { return warp / S::ROW_TILES; }  // = warpgroup where columns are split
+    __device__ __forceinline__ u32 split() const { return S::SPLITS == 1 ? 0 : warp / 4; }
     __device__ __forceinline__ u32 pairs() const { return ring.shared + Layout<S>::PAIRS; }
 };
 
 // ---------------------------------------------------------------------------------------------------------- weights
 //
-// A warp's 16 rows. `fragment(j, i)` is that of 16 columns in step j of a slice; a step's fragments stay as they are until
-// the next step's have been issued.
+// A warp's 16 rows. `fragment(j, i)` is that of 16 columns in step j of a slice; with more than one buffer, a step's
+// fragments stay as they are until the next step's have been issued.
 
 // 4 bits: codes of the next blocks are under way while this one is multiplied.
+template <int PARTS_, int BUFFERS_>
 struct Weights4 {
     using Matrix = Matrix4;
-    static constexpr int STEPS = 8;  // of a slice
-    static constexpr int PARTS = 2;  // 16 columns each, of a step
+    static constexpr int PARTS = PARTS_;      // 16 columns each, of a step
+    static constexpr int STEPS = 16 / PARTS;  // of a slice
+    static constexpr int BUFFERS = BUFFERS_;  // of fragments
     static constexpr int AHEAD = 2;  // blocks under way
     const uint4* codes;
     uint4 next[AHEAD];
     u32 scale[4];
-    u32 a[2][2][4];
+    u32 a[BUFFERS][PARTS][4];
 
     // Bytes of a tile's scales of a slice, as they lie.
     __device__ static u32 raw_bytes(const Matrix4& w) { return w.format == SCALE_PLAIN ? 256 : 64; }
 
+    __device__ static void prefetch(const Matrix4& w, u64 at) {
+        prefetch_bulk(reinterpret_cast<const char*>(w.codes) + at * 2048, 2048);
+    }
+
     // A slice of a tile, the `at`-th of all: its codes to L2, its scales to shared memory.
     __device__ static void bring_rows(const Matrix4& w, u64 at, u32 to, u32 barrier) {
-        prefetch_bulk(reinterpret_cast<const char*>(w.codes) + at * 2048, 2048);
+        prefetch(w, at);
         copy_bulk(to, static_cast<const char*>(w.scales) + at * raw_bytes(w), raw_bytes(w), barrier);
     }
 
@@ -209,31 +219,40 @@ struct Weights4 {
     // `after` is the slice that this warp multiplies next.
     template <class S>
     __device__ __forceinline__ void prepare(int j, u32 slice, u32 after, const Place<S>& p) {
-        const int block = j / 2, to = (block + AHEAD) % 4;
+        const int block = j * PARTS / 4, to = (block + AHEAD) % 4;
         uint4& c = next[block % AHEAD];
-        PairTable<256>::dequantize(a[j % 2][0], j % 2 ? c.z : c.x, scale[block], p.pairs(), p.lane);
-        PairTable<256>::dequantize(a[j % 2][1], j % 2 ? c.w : c.y, scale[block], p.pairs(), p.lane);
-        if (j % 2 == 0) return;
+#pragma unroll
+        for (int i = 0; i < PARTS; ++i) {
+            const int word = (j * PARTS + i) % 4;
+            PairTable<256>::dequantize(a[j % BUFFERS][i], word == 0 ? c.x : word == 1 ? c.y : word == 2 ? c.z : c.w,
+                                       scale[block], p.pairs(), p.lane);
+        }
+        if ((j + 1) * PARTS % 4 != 0) return;
         if (block + AHEAD < 4) c = load_weights(codes + slice * 128 + to * 32);
         else if (after < p.slices) c = load_weights(codes + after * 128 + to * 32);
     }
 
     __device__ __forceinline__ void refill(int, u32, u32, u32) {}
-    __device__ __forceinline__ const u32 (&fragment(int j, int i) const)[4] { return a[j % 2][i]; }
+    __device__ __forceinline__ const u32 (&fragment(int j, int i) const)[4] { return a[j % BUFFERS][i]; }
 };
+
+using Weights4Small = Weights4<2, 2>;
+using Weights4Large = Weights4<2, 2>;
 
 // bf16: fragments as they lie. Of four half blocks one is being multiplied, three are under way.
 struct Weights16 {
     using Matrix = Matrix16;
     static constexpr int STEPS = 8;
     static constexpr int PARTS = 2;
+    static constexpr int BUFFERS = 4;
     const uint4* tiles;
     u32 a[4][2][4];
 
     __device__ static u32 raw_bytes(const Matrix16&) { return 0; }
-    __device__ static void bring_rows(const Matrix16& w, u64 at, u32, u32) {
+    __device__ static void prefetch(const Matrix16& w, u64 at) {
         prefetch_bulk(reinterpret_cast<const char*>(w.tiles) + at * 8192, 8192);
     }
+    __device__ static void bring_rows(const Matrix16& w, u64 at, u32, u32) { prefetch(w, at); }
 
     __device__ __forceinline__ void load(int j, u32 slice) {
 #pragma unroll
@@ -277,19 +296,26 @@ __device__ __forceinline__ void product(float (&sum)[N / 2], W& w, const Place<S
         w.begin(p, first + slice);
 #pragma unroll
         for (int j = 0; j < W::STEPS; ++j) {
-            w.prepare(j, slice, after, p);
             const u32 at = step + j / STEPS_PER_STAGE;
-            if (j % STEPS_PER_STAGE == 0) barrier_wait(p.ring.full(at), p.ring.parity(at));
+            const bool begins = j % STEPS_PER_STAGE == 0;  // a stage: the one before it is done with one step later
+            const u32 before = j > 0 ? at - 1 : at - 1 - (S::SPLITS - 1) * S::STAGES_PER_SLICE;
+            if (W::BUFFERS == 1) {
+                wgmma_wait<0>();
+                if (begins && (j > 0 || slice != p.split())) p.ring.release(before, p.lane);
+            }
+            w.prepare(j, slice, after, p);
+            if (begins) barrier_wait(p.ring.full(at), p.ring.parity(at));
             const int column = j % STEPS_PER_STAGE * W::PARTS * 16;  // in the stage
             const u32 x = describe(p.ring.stage(at) + column / BLOCK * S::BLOCK_BYTES + column % BLOCK * 2);
             wgmma_fence();
 #pragma unroll
             for (int i = 0; i < W::PARTS; ++i) wgmma<N>(sum, w.fragment(j, i), x + i * 2);
             wgmma_commit();
-            wgmma_wait<1>();
-            w.refill(j, slice, after, p.slices);
-            if (j % STEPS_PER_STAGE == 0 && (j > 0 || slice != p.split()))
-                p.ring.release(j > 0 ? at - 1 : at - 1 - (S::SPLITS - 1) * S::STAGES_PER_SLICE, p.lane);
+            if (W::BUFFERS > 1) {
+                wgmma_wait<1>();
+                w.refill(j, slice, after, p.slices);
+                if (begins && (j > 0 || slice != p.split())) p.ring.release(before, p.lane);
+            }
         }
     }
     wgmma_wait<0>();
@@ -326,8 +352,8 @@ __device__ __forceinline__ void add_splits(float (&sum)[N / 2], const Place<S>& 
 
 // One tile, by instructions of the fewest tokens that hold it.
 template <class S, class W, int I = 0, class Output>
-__device__ __forceinline__ void consume(const Place<S>& p, const Tile& tile, u32 first, const typename W::Matrix& matrix,
-                                        u32 tiles_per_expert, const Output& output) {
+__device__ __forceinline__ void consume(const Place<S>& p, const Tile& tile, u32 first,
+                                        const typename W::Matrix& matrix, u32 tiles_per_expert, const Output& output) {
     constexpr int N = S::SIZES[I];
     if constexpr (N < S::TOKENS) {
         if (tile.tokens > N) return consume<S, W, I + 1>(p, tile, first, matrix, tiles_per_expert, output);
@@ -342,15 +368,17 @@ __device__ __forceinline__ void consume(const Place<S>& p, const Tile& tile, u32
     }
     if constexpr (S::SPLITS > 1) add_splits<S, N>(sum, p);
     if (local < tiles_per_expert && p.split() == 0)
-        output.template write<N>(sum, tile, local * TILE_ROWS, p.lane, p.ring.shared + Layout<S>::STAGING + p.warp * 512);
+        output.template write<N>(sum, tile, local * TILE_ROWS, p.lane,
+                                 p.ring.shared + Layout<S>::STAGING + p.warp * 512);
 }
 
 // --------------------------------------------------------------------------------------------------------- producers
 
 // One warp brings X into the ring, and W of the same columns into L2.
 template <class S, class W>
-__device__ __forceinline__ void bring_x(const Place<S>& p, const Span* spans, u32 active, const typename W::Matrix& matrix,
-                                        u32 tiles_per_expert, const char* x, u32 groups) {
+__device__ __forceinline__ void bring_x(const Place<S>& p, const Span* spans, u32 active,
+                                        const typename W::Matrix& matrix, u32 tiles_per_expert, const char* x,
+                                        u32 groups) {
     const Ring<S>& ring = p.ring;
     TileSchedule<S> schedule(spans, active, tiles_per_expert, blockIdx.x);
     Tile tile;
@@ -366,19 +394,21 @@ __device__ __forceinline__ void bring_x(const Place<S>& p, const Span* spans, u3
             const bool begins = block % 4 == 0;  // a slice
             barrier_wait(ring.empty(step), ring.parity(step) ^ 1);
             if (p.lane == 0) {
-                barrier_expect(ring.full(step), count * 1024 * S::STAGE_BLOCKS + (begins ? row_count * W::raw_bytes(matrix) : 0));
+                const u32 scale_bytes = begins ? row_count * W::raw_bytes(matrix) : 0;
+                barrier_expect(ring.full(step), count * 1024 * S::STAGE_BLOCKS + scale_bytes);
                 for (u32 i = 0; i < S::STAGE_BLOCKS; ++i)
-                    copy_bulk(ring.stage(step) + i * S::BLOCK_BYTES, from + u64(block + i) * groups * 1024, count * 1024,
-                              ring.full(step));
+                    copy_bulk(ring.stage(step) + i * S::BLOCK_BYTES, from + u64(block + i) * groups * 1024,
+                              count * 1024, ring.full(step));
             }
-            if (begins && has_rows) W::bring_rows(matrix, at + block / 4, ring.raw_scales(step) + p.lane * 256, ring.full(step));
+            if (begins && has_rows)
+                W::bring_rows(matrix, at + block / 4, ring.raw_scales(step) + p.lane * 256, ring.full(step));
             __syncwarp();
         }
     }
 }
 
-// Nested scales of a lane's two rows of a tile. They change every 256 blocks: where the next slice begins with another one
-// it is loaded while this slice is decoded.
+// Nested scales of a lane's two rows of a tile. They change every 256 blocks: where the next slice has another one, it
+// is on its way before that slice is.
 struct NestedScale {
     float value[2];
     u32 block[2];  // of the slice's, as the nested scales count
@@ -425,7 +455,8 @@ __device__ __forceinline__ void bring_scales(const Place<S>& p, const Span* span
             offset = matrix.halves[(rows + min(tile.row_tile + first + p.lane / 2 * 3, last)) * 2 + p.lane % 2].offset;
         NestedScale nested[SHARE];
 #pragma unroll
-        for (int i = 0; i < SHARE; ++i) nested[i].start(matrix, rows + min(tile.row_tile + first + i * 3, last), p.lane);
+        for (int i = 0; i < SHARE; ++i)
+            nested[i].start(matrix, rows + min(tile.row_tile + first + i * 3, last), p.lane);
         for (u32 slice = 0; slice < p.slices; ++slice, ++step) {
             const u32 stage = step * S::STAGES_PER_SLICE;
             const char* raw = shared + (p.ring.raw_scales(stage) - p.ring.shared);
@@ -462,6 +493,17 @@ __device__ __forceinline__ void bring_scales(const Place<S>&, const Span*, u32, 
 
 // ----------------------------------------------------------------------------------------------------------- kernel
 
+// Weights that this block begins with if every expert has tokens for one tile, before it is known which have.
+template <class S, class W>
+__device__ __forceinline__ void prefetch_first(const Place<S>& p, const typename W::Matrix& matrix,
+                                               u32 tiles_per_expert) {
+    const u32 row_blocks = (tiles_per_expert + S::ROW_TILES - 1) / S::ROW_TILES;
+    const u32 local = blockIdx.x % row_blocks * S::ROW_TILES + p.lane;
+    const u32 tile = blockIdx.x / row_blocks * tiles_per_expert + local;
+    if (p.lane >= S::ROW_TILES || local >= tiles_per_expert || tile >= matrix.row_tiles) return;
+    for (u32 slice = 0; slice < min(4, p.slices); ++slice) W::prefetch(matrix, u64(tile) * p.slices + slice);
+}
+
 __device__ __forceinline__ void fill_tables(char* pairs, float* map, const Matrix4& w) {
     PairTable<256>::fill(pairs, w.code);
     if (w.format == SCALE_PLAIN) return;
@@ -471,13 +513,17 @@ __device__ __forceinline__ void fill_tables(char* pairs, float* map, const Matri
 __device__ __forceinline__ void fill_tables(char*, float*, const Matrix16&) {}
 
 template <class S, class W, class Output>
-__device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles_per_expert, const Routes& r, const void* x,
-                                     u32 groups, const Output& output) {
+__device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles_per_expert, const Routes& r,
+                                     const void* x, u32 groups, const Output& output) {
     extern __shared__ __align__(1024) char shared[];
-    const Place<S> p{{shared_address(shared)}, threadIdx.x / 32, threadIdx.x % 32, matrix.k / SLICE};
+    // From the shuffle the compiler sees that a warp's lanes agree, and keeps what follows in uniform registers:
+    // without, it runs out of the others.
+    const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    const Place<S> p{{shared_address(shared)}, warp, threadIdx.x % 32, matrix.k / SLICE};
     Span* spans = reinterpret_cast<Span*>(shared + Layout<S>::SPANS);
     float* map = reinterpret_cast<float*>(shared + Layout<S>::MAP);
     if (threadIdx.x == 0) p.ring.init();
+    if (p.warp == S::CONSUMERS) prefetch_first<S, W>(p, matrix, tiles_per_expert);
     fill_tables(shared + Layout<S>::PAIRS, map, matrix);
     wait_for_previous();
     let_next_start();
@@ -486,7 +532,8 @@ __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles
 
     if (p.warp >= S::CONSUMERS) {
         shrink_registers<S::OTHER_REGISTERS>();
-        if (p.warp == S::CONSUMERS) bring_x<S, W>(p, spans, *r.num_active, matrix, tiles_per_expert, static_cast<const char*>(x), groups);
+        const char* from = static_cast<const char*>(x);
+        if (p.warp == S::CONSUMERS) bring_x<S, W>(p, spans, *r.num_active, matrix, tiles_per_expert, from, groups);
         else bring_scales(p, spans, *r.num_active, matrix, tiles_per_expert, shared);
     } else {
         grow_registers<S::REGISTERS>();
@@ -500,31 +547,32 @@ __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles
 // ------------------------------------------------------------------------------------------------------ entry points
 //
 // W X^T for the experts of `r` (a dense product: one expert that has every token). Row tiles of expert e are w's from
-// e * tiles_per_expert on; at most EXPERTS_MAX experts. x: groups form, w.k columns, `groups` as there. Both kinds need
-// nothing of padding slots' x and write: store, out[slot][row] = or += (add) sum + bias[expert * n + row] for rows below n of
-// slots with tokens; swiglu, groups of h with a token (zeros for their padding slots), 8 tiles_per_expert columns.
+// e * tiles_per_expert on; at most EXPERTS_MAX experts. x: groups form, w.k columns, `groups` as there; what padding
+// slots hold in it does not matter. Written are: by store, out[slot][row] = or += (add) sum + bias[expert * n + row]
+// for rows below n of slots with tokens; by swiglu, 8 tiles_per_expert columns of h for groups with a token, zeros for
+// their padding slots.
 //
-//            block  dynamic shared memory       grid
-//   small    640    Layout<Small>::BYTES        any; fastest with one block a multiprocessor
-//   split    640    Layout<Split>::BYTES        the same
-//   large    384    Layout<Large>::BYTES        the same
+//            block  dynamic shared memory        grid
+//   small    640    196,720 (bf16: 168,064)     any; fastest with one block a multiprocessor
+//   split    640    209,056                     the same
+//   large    384    217,216                     the same
 
-#define GEMM_ENTRY(NAME, SHAPE, MATRIX, WEIGHTS, OUTPUT, ...)                                                 \
-    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, 1)                                            \
-        NAME(const __grid_constant__ MATRIX w, u32 tiles_per_expert, const __grid_constant__ Routes r, const void* x,  \
-             u32 groups, __VA_ARGS__) {                                                                                \
-        gemm<SHAPE, WEIGHTS>(w, tiles_per_expert, r, x, groups, OUTPUT);                                               \
+#define GEMM_ENTRY(NAME, SHAPE, MATRIX, WEIGHTS, OUTPUT, ...)                                                         \
+    extern "C" __global__ void __launch_bounds__(SHAPE::THREADS, 1)                                                   \
+        NAME(const __grid_constant__ MATRIX w, u32 tiles_per_expert, const __grid_constant__ Routes r, const void* x, \
+             u32 groups, __VA_ARGS__) {                                                                               \
+        gemm<SHAPE, WEIGHTS>(w, tiles_per_expert, r, x, groups, OUTPUT);                                              \
     }
 
-#define GEMM_ENTRIES(NAME, SHAPE, MATRIX, WEIGHTS)                                                            \
-    GEMM_ENTRY(gemm_store_##NAME##_wgmma, SHAPE, MATRIX, WEIGHTS, (Store{bias, out, ldo, n, add}),            \
-               const float* bias, float* out, u32 ldo, u32 n, int add)                                                 \
-    GEMM_ENTRY(gemm_swiglu_##NAME##_wgmma, SHAPE, MATRIX, WEIGHTS, (Swiglu{static_cast<char*>(h), h_groups}), \
+#define GEMM_ENTRIES(NAME, SHAPE, MATRIX, WEIGHTS)                                                                    \
+    GEMM_ENTRY(gemm_store_##NAME##_wgmma, SHAPE, MATRIX, WEIGHTS, (Store{bias, out, ldo, n, add}),                    \
+               const float* bias, float* out, u32 ldo, u32 n, int add)                                                \
+    GEMM_ENTRY(gemm_swiglu_##NAME##_wgmma, SHAPE, MATRIX, WEIGHTS, (Swiglu{static_cast<char*>(h), h_groups}),         \
                void* h, u32 h_groups)
 
-GEMM_ENTRIES(w4_small, Small, Matrix4, Weights4)
-GEMM_ENTRIES(w4_split, Split, Matrix4, Weights4)
-GEMM_ENTRIES(w4_large, Large, Matrix4, Weights4)
+GEMM_ENTRIES(w4_small, Small, Matrix4, Weights4Small)
+GEMM_ENTRIES(w4_split, Split, Matrix4, Weights4Small)
+GEMM_ENTRIES(w4_large, Large, Matrix4, Weights4Large)
 GEMM_ENTRIES(w16_small, Small16, Matrix16, Weights16)
 GEMM_ENTRIES(w16_split, Split, Matrix16, Weights16)
 GEMM_ENTRIES(w16_large, Large, Matrix16, Weights16)

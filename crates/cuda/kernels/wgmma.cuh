@@ -19,8 +19,8 @@
 #define D112 ",%112,%113,%114,%115,%116,%117,%118,%119"
 #define D120 ",%120,%121,%122,%123,%124,%125,%126,%127"
 
-#define SUMS8(i) \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define SUMS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SUMS8(i) SUMS4(i), SUMS4(i + 4)
 #define SUMS16(i) SUMS8(i), SUMS8(i + 8)
 #define SUMS32(i) SUMS16(i), SUMS16(i + 16)
 
@@ -41,22 +41,18 @@ __device__ __forceinline__ unsigned describe(unsigned shared_address) { return 1
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(1u << 30 | 1024 / 16));            \
     }
 
-WGMMA(8, "%0,%1,%2,%3", "%4,%5,%6,%7", "%8,%9", "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]))
+WGMMA(8, "%0,%1,%2,%3", "%4,%5,%6,%7", "%8,%9", SUMS4(0))
 WGMMA(16, D0, "%8,%9,%10,%11", "%12,%13", SUMS8(0))
 WGMMA(32, D0 D8, "%16,%17,%18,%19", "%20,%21", SUMS16(0))
-WGMMA(48, D0 D8 D16, "%24,%25,%26,%27", "%28,%29", SUMS16(0), SUMS8(16))
 WGMMA(64, D0 D8 D16 D24, "%32,%33,%34,%35", "%36,%37", SUMS32(0))
-WGMMA(96, D0 D8 D16 D24 D32 D40, "%48,%49,%50,%51", "%52,%53", SUMS32(0), SUMS16(32))
 WGMMA(128, D0 D8 D16 D24 D32 D40 D48 D56, "%64,%65,%66,%67", "%68,%69", SUMS32(0), SUMS32(32))
-WGMMA(160, D0 D8 D16 D24 D32 D40 D48 D56 D64 D72, "%80,%81,%82,%83", "%84,%85", SUMS32(0), SUMS32(32), SUMS16(64))
 WGMMA(192, D0 D8 D16 D24 D32 D40 D48 D56 D64 D72 D80 D88, "%96,%97,%98,%99", "%100,%101",
       SUMS32(0), SUMS32(32), SUMS32(64))
-WGMMA(224, D0 D8 D16 D24 D32 D40 D48 D56 D64 D72 D80 D88 D96 D104, "%112,%113,%114,%115", "%116,%117",
-      SUMS32(0), SUMS32(32), SUMS32(64), SUMS16(96))
 WGMMA(256, D0 D8 D16 D24 D32 D40 D48 D56 D64 D72 D80 D88 D96 D104 D112 D120, "%128,%129,%130,%131", "%132,%133",
       SUMS32(0), SUMS32(32), SUMS32(64), SUMS32(96))
 
 #undef WGMMA
+#undef SUMS4
 #undef SUMS8
 #undef SUMS16
 #undef SUMS32
