@@ -5,6 +5,7 @@
 //! computes in `f32` throughout.
 
 mod ops;
+mod sampling;
 mod weight;
 
 pub mod cpu;
@@ -16,6 +17,7 @@ pub use ops::{
     SequenceSpan, StepLimits, Storage,
 };
 pub use quant::Dtype;
+pub use sampling::{Draw, Drawn, argmax, draw, log_sum_exp};
 pub use weight::{LinearWeight, Weight};
 
 /// Why a backend cannot take a weight or a size.

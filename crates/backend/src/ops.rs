@@ -1,5 +1,6 @@
 //! The operations, as a trait over the backend's own buffers.
 
+use crate::sampling::{Draw, Drawn, draw};
 use crate::{BackendError, LinearWeight, Weight};
 
 /// Tokens in one block of the paged KV cache.
@@ -203,6 +204,30 @@ pub trait Backend: Storage {
     ) -> Result<(), BackendError>
     where
         Self: Sized;
+
+    /// [`Backend::run`], but instead of logits the rows give tokens: row `rows[i]` the one that `draws[i]` draws. A device
+    /// that draws by itself leaves the logits where they are.
+    ///
+    /// # Errors
+    /// As those of [`Backend::run`].
+    fn run_and_draw(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        draws: &[Draw],
+        drawn: &mut Vec<Drawn>,
+        step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
+    ) -> Result<(), BackendError>
+    where
+        Self: Sized,
+    {
+        let mut logits = Vec::new();
+        self.run(batch, rows, &mut logits, step)?;
+        drawn.clear();
+        let len = logits.len() / rows.len().max(1);
+        drawn.extend(logits.chunks_exact(len.max(1)).zip(draws).map(|(row, how)| draw(row, how)));
+        Ok(())
+    }
 
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, table: &Self::Table, tokens: &[u32], out: &mut Self::Buffer);

@@ -110,7 +110,7 @@ fn dense(shape: &[usize], bytes: Bytes) -> Weight {
     Weight::Dense { dtype: Dtype::Bf16, shape: shape.to_vec(), bytes }
 }
 
-/// Uniformly random codes. They have a root mean square of 0.55, the scales a mean of `offset`.
+/// Uniformly random codes and scales.
 fn random_packed(shape: &[usize], len: usize, columns: usize, seed: u64) -> PackedTensor {
     let mut tensor = packed(shape, len, columns);
     tensor.packed = random_bytes(len.div_ceil(2), 2 * seed);
@@ -120,11 +120,15 @@ fn random_packed(shape: &[usize], len: usize, columns: usize, seed: u64) -> Pack
     tensor
 }
 
-/// A tensor whose codes are still to come.
+/// A tensor whose codes are still to come. The values of uniformly random codes have a root mean square of 0.55, and a mean
+/// that is not zero; scales of both signs take it away. Were it left, every layer would draw all tokens further into
+/// one direction, until all went to the same experts.
 fn packed(shape: &[usize], len: usize, columns: usize) -> PackedTensor {
     let QuantConfig { quant_type, blocksize, .. } = QuantConfig::default();
     let blocks = len.div_ceil(blocksize);
-    let offset = 1.0 / (0.55 * (columns as f32).sqrt());
+    let map = dynamic_map();
+    let of_scales = (map.iter().map(|v| v * v).sum::<f32>() / map.len() as f32).sqrt();
+    let nested = 1.0 / (0.55 * of_scales * (columns as f32).sqrt());
     PackedTensor {
         quant_type,
         blocksize,
@@ -132,10 +136,10 @@ fn packed(shape: &[usize], len: usize, columns: usize) -> PackedTensor {
         packed: Bytes::new(),
         absmax: Absmax::Nested {
             codes: Bytes::new(),
-            map: dynamic_map(),
-            nested_absmax: vec![offset / 2.0; blocks.div_ceil(NESTED_BLOCKSIZE)].into(),
+            map,
+            nested_absmax: vec![nested; blocks.div_ceil(NESTED_BLOCKSIZE)].into(),
             blocksize: NESTED_BLOCKSIZE,
-            offset,
+            offset: 0.0,
             first: 0,
         },
     }

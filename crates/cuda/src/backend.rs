@@ -102,7 +102,6 @@ pub struct Table {
 #[derive(Debug, Clone, Copy)]
 pub struct Vector {
     pub(crate) address: u64,
-    pub(crate) len: usize,
 }
 
 impl Cuda {
@@ -265,8 +264,7 @@ impl Storage for Cuda {
     }
 
     fn load_vector(&self, weight: Weight) -> Result<Vector, BackendError> {
-        let len = weight.shape().iter().product();
-        Ok(Vector { address: self.load_floats(&weight)?, len })
+        Ok(Vector { address: self.load_floats(&weight)? })
     }
 
     fn load_table(&self, weight: Weight) -> Result<Table, BackendError> {

@@ -7,7 +7,7 @@ use crate::params::{GROUP, SLICE};
 pub(crate) enum Form {
     /// f32, row by row.
     Rows,
-    /// 16-bit floats in the order of the tensor cores, see `common.cuh`; with the buffer's number of groups.
+    /// f16 in the order of the tensor cores, see `common.cuh`; with the buffer's number of groups.
     Groups,
 }
 

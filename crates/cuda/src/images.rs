@@ -133,6 +133,11 @@ pub fn names(targets: &BTreeSet<Target>) -> String {
 }
 
 impl Target {
+    /// Ten times the major compute capability plus the minor one.
+    pub fn architecture(&self) -> u32 {
+        self.architecture
+    }
+
     /// Reads `sm_80`, `sm_90a` or `compute_80`, as written by `cargo xtask kernels`.
     pub const fn of(name: &str) -> Target {
         let bytes = name.as_bytes();

@@ -1,6 +1,7 @@
 //! The compiled kernels of the card at hand, found by file and name.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::CudaError;
@@ -18,9 +19,45 @@ pub(crate) struct Kernels {
 #[derive(Debug, Default)]
 struct Loaded {
     modules: HashMap<&'static str, Module>,
-    functions: HashMap<String, Arc<Function>>,
-    /// Dynamic shared memory that a kernel was given leave to take.
-    shared: HashMap<String, u32>,
+    kernels: HashMap<String, Arc<Kernel>>,
+}
+
+/// A kernel, and what it was compiled for.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub(crate) function: Function,
+    /// Threads of a block: its `__launch_bounds__`.
+    pub(crate) threads: u32,
+    /// Bytes of shared memory that it takes by itself.
+    pub(crate) static_shared: u32,
+    /// Bytes of dynamic shared memory that it may take.
+    allowed: AtomicU32,
+}
+
+impl Kernel {
+    /// What every kernel may take, in bytes.
+    const WITHOUT_LEAVE: u32 = 48 << 10;
+
+    fn new(function: Function) -> Result<Self, CudaError> {
+        let attributes = function.attributes()?;
+        Ok(Kernel {
+            function,
+            threads: attributes.max_threads,
+            static_shared: attributes.shared_bytes,
+            allowed: AtomicU32::new(
+                Self::WITHOUT_LEAVE - attributes.shared_bytes.min(Self::WITHOUT_LEAVE),
+            ),
+        })
+    }
+
+    /// Gives leave to take so many bytes of dynamic shared memory.
+    pub(crate) fn allow_shared(&self, bytes: u32) -> Result<(), CudaError> {
+        if bytes > self.allowed.load(Ordering::Relaxed) {
+            self.function.set_max_shared(bytes)?;
+            self.allowed.store(bytes, Ordering::Relaxed);
+        }
+        Ok(())
+    }
 }
 
 impl Kernels {
@@ -35,16 +72,21 @@ impl Kernels {
         &self.choice
     }
 
+    /// Whether the image is compiled for cards that have clusters: from compute capability 9.0 on.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.choice.target().architecture() >= 90
+    }
+
     /// Whether the image holds the kernels of `file`.
     pub(crate) fn has(&self, file: &str) -> bool {
         self.choice.image(file).is_some()
     }
 
     /// The kernel `name` of `file`.
-    pub(crate) fn get(&self, file: &'static str, name: &str) -> Result<Arc<Function>, CudaError> {
+    pub(crate) fn get(&self, file: &'static str, name: &str) -> Result<Arc<Kernel>, CudaError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = loaded.functions.get(name) {
-            return Ok(function.clone());
+        if let Some(kernel) = loaded.kernels.get(name) {
+            return Ok(kernel.clone());
         }
         if !loaded.modules.contains_key(file) {
             let image = self.choice.image(file).ok_or_else(|| {
@@ -56,29 +98,8 @@ impl Kernels {
             let module = Module::load(&self.context, &image.bytes()?)?;
             loaded.modules.insert(file, module);
         }
-        let function = Arc::new(loaded.modules[file].function(name)?);
-        loaded.functions.insert(name.to_owned(), function.clone());
-        Ok(function)
-    }
-
-    /// The same, with leave to take so many bytes of dynamic shared memory.
-    pub(crate) fn with_shared(
-        &self,
-        file: &'static str,
-        name: &str,
-        bytes: u32,
-    ) -> Result<Arc<Function>, CudaError> {
-        /// What every kernel may take.
-        const WITHOUT_LEAVE: u32 = 48 << 10;
-        let function = self.get(file, name)?;
-        if bytes > WITHOUT_LEAVE {
-            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            let allowed = loaded.shared.get(name).copied().unwrap_or(WITHOUT_LEAVE);
-            if bytes > allowed {
-                function.set_max_shared(bytes)?;
-                loaded.shared.insert(name.to_owned(), bytes);
-            }
-        }
-        Ok(function)
+        let kernel = Arc::new(Kernel::new(loaded.modules[file].function(name)?)?);
+        loaded.kernels.insert(name.to_owned(), kernel.clone());
+        Ok(kernel)
     }
 }

@@ -2,12 +2,23 @@
 
 use backend::{AttentionParams, KV_BLOCK_SIZE, StepLimits};
 
-use crate::params::{KvLayer, Span};
+use crate::params::{KvLayer, SampleParams, Span};
 
 /// Splits of a row's context, at most, in one launch of decoding.
 pub(crate) const SPLITS_MAX: usize = 128;
+/// Blocks of decoding that a card runs at a time, at most: five on each of 200 multiprocessors.
+const RESIDENT_MAX: usize = 1000;
 /// Rows of queries in a tile of prefill: (query, query head) pairs.
 pub(crate) const QUERY_ROWS: usize = 128;
+
+/// How a step of decoding is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Decoding {
+    /// Whether blocks have many warps.
+    pub(crate) wide: bool,
+    /// Splits of every row's context.
+    pub(crate) splits: usize,
+}
 
 /// Sizes of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,10 +68,11 @@ impl KvLayout {
         self.q_heads / self.kv_heads
     }
 
-    /// Partial results that decoding may leave: (row, key head, split) triples.
+    /// Partial results that decoding may leave, (row, key head, split) triples: a few for each multiprocessor of the
+    /// largest card, or one for each row and head.
     fn parts(&self, limits: &StepLimits) -> usize {
-        // Few rows split far; from a wave of blocks on, rows alone fill the card.
-        (limits.sequences * self.kv_heads * 4).max(SPLITS_MAX * self.kv_heads * 4)
+        let rows = limits.sequences * self.kv_heads;
+        rows.max(RESIDENT_MAX.min(rows * SPLITS_MAX))
     }
 
     /// Pieces of the workspace: rotated queries; partial outputs, their states, arrivals; what describes a step.
@@ -75,12 +87,22 @@ impl KvLayout {
         ]
     }
 
-    /// Splits of every row's context, for `rows` sequences of at most `blocks` blocks each: as many as fill the card about
-    /// twice, each with enough keys to be worth its start.
-    pub(crate) fn splits(&self, limits: &StepLimits, rows: usize, blocks: usize) -> usize {
-        let by_parts = self.parts(limits) / (rows * self.kv_heads).max(1);
-        let by_keys = (blocks * KV_BLOCK_SIZE).div_ceil(256);
-        by_keys.min(by_parts).clamp(1, SPLITS_MAX)
+    /// How a step of decoding is shared out, for `rows` sequences of at most `blocks` blocks of the cache each: blocks with
+    /// many warps while there are multiprocessors without work, and as many splits of a context as fill the card.
+    pub(crate) fn decoding(&self, multiprocessors: usize, rows: usize, blocks: usize) -> Decoding {
+        let units = rows * self.kv_heads;
+        let wide = units <= multiprocessors && self.group() <= 8;
+        let resident = match (wide, self.head_dim, self.group() <= 8) {
+            (true, ..) => 1,
+            (_, 128, true) => 3,
+            (_, 64, true) => 5,
+            (_, 64, false) => 3,
+            _ => 2,
+        };
+        // A split has a block of the cache for each of its warps at least.
+        let by_keys = blocks.div_ceil(if wide { 12 } else { 4 });
+        let splits = (resident * multiprocessors / units).clamp(1, SPLITS_MAX);
+        Decoding { wide, splits: splits.min(by_keys) }
     }
 
     /// Bytes that describe the largest step: ids, positions, tables, spans and tiles.
@@ -88,8 +110,9 @@ impl KvLayout {
         let tables = limits.sequences * self.num_blocks;
         let tiles =
             limits.tokens.div_ceil(QUERY_ROWS / self.group().min(QUERY_ROWS)) + limits.sequences;
-        4 * (3 * limits.tokens + limits.rows + 32 + tables)
+        4 * (3 * limits.tokens + limits.rows + 96 + tables)
             + limits.sequences * size_of::<Span>()
+            + limits.rows * size_of::<SampleParams>()
             + 8 * tiles
     }
 

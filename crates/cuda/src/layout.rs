@@ -18,17 +18,17 @@ pub(crate) enum Format {
     Nested(QuantType),
     /// 4-bit codes, scales in f32.
     Plain(QuantType),
-    /// bf16: what was not quantized, and 4-bit tensors whose blocks do not lie within rows in multiples of 64.
-    Bf16,
+    /// f16: what was not quantized, and 4-bit tensors whose blocks do not lie within rows in multiples of 64.
+    F16,
 }
 
 impl Format {
     /// The form that a weight is kept in.
     pub(crate) fn of(weight: &Weight) -> Format {
-        let Weight::Packed(tensor) = weight else { return Format::Bf16 };
+        let Weight::Packed(tensor) = weight else { return Format::F16 };
         let k = tensor.shape.last().copied().unwrap_or(0);
         if k == 0 || !k.is_multiple_of(BLOCK) || !tensor.blocksize.is_multiple_of(BLOCK) {
-            return Format::Bf16;
+            return Format::F16;
         }
         match &tensor.absmax {
             // All of bitsandbytes' tensors have the one map, which the kernels keep once.
@@ -44,8 +44,8 @@ impl Format {
     /// The form in which all of `weights` can be kept together.
     pub(crate) fn common<'a>(weights: impl IntoIterator<Item = &'a Weight>) -> Format {
         let mut formats = weights.into_iter().map(Format::of);
-        let first = formats.next().unwrap_or(Format::Bf16);
-        if formats.all(|format| format == first) { first } else { Format::Bf16 }
+        let first = formats.next().unwrap_or(Format::F16);
+        if formats.all(|format| format == first) { first } else { Format::F16 }
     }
 }
 
@@ -181,7 +181,7 @@ impl Stack {
         let (tile_bytes, scale_bytes) = match format {
             Format::Nested(_) => (elements / 2, scales),
             Format::Plain(_) => (elements / 2, 4 * scales),
-            Format::Bf16 => (2 * elements, 0),
+            Format::F16 => (2 * elements, 0),
         };
         let nested = matches!(format, Format::Nested(_));
         Ok(Stack {
@@ -286,9 +286,9 @@ mod tests {
         assert_eq!(Format::of(&packed(3, 128, 64, true)), Format::Nested(QuantType::Nf4));
         assert_eq!(Format::of(&packed(3, 128, 64, false)), Format::Plain(QuantType::Nf4));
         assert_eq!(Format::of(&packed(3, 128, 128, true)), Format::Plain(QuantType::Nf4));
-        assert_eq!(Format::of(&packed(3, 72, 64, true)), Format::Bf16);
-        assert_eq!(Format::of(&packed(3, 128, 32, true)), Format::Bf16);
-        assert_eq!(Format::of(&dense(3, 128)), Format::Bf16);
+        assert_eq!(Format::of(&packed(3, 72, 64, true)), Format::F16);
+        assert_eq!(Format::of(&packed(3, 128, 32, true)), Format::F16);
+        assert_eq!(Format::of(&dense(3, 128)), Format::F16);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod images;
 mod error;
 mod kernels;
 mod params;
+mod codes;
 mod arena;
 mod layout;
 mod loader;

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
-use half::bf16;
-use quant::{Dtype, PackedTensor, QuantType};
+use half::f16;
+use quant::{Dtype, PackedTensor};
 
+use crate::codes::Nibbles;
 use crate::driver::{Context, Event, Pinned, Stream};
 use crate::kernels::Kernels;
 use crate::layout::Place;
-use crate::params::SourceScales;
 use crate::{CudaError, params};
 
 /// Bytes of a slot: enough that a copy outweighs its start.
@@ -55,12 +55,12 @@ pub(crate) enum Step {
     NestedScales { codes: Bytes, tiles: Tiles },
     /// Its scales in f32, one for every 64 elements.
     PlainScales { tensor: PackedTensor, tiles: Tiles },
-    /// Numbers into tiles of bf16.
+    /// Numbers into tiles of f16.
     Dense { source: Numbers, tiles: Tiles },
     /// Random bytes, a multiple of 16.
     RandomBytes { to: u64, len: usize, seed: u64 },
-    /// Random normal numbers in bf16.
-    RandomBf16 { to: u64, len: usize, std: f32, seed: u64 },
+    /// Random normal numbers in f16.
+    RandomF16 { to: u64, len: usize, std: f32, seed: u64 },
 }
 
 /// Where a matrix `[n, k]` goes.
@@ -73,7 +73,7 @@ pub(crate) struct Tiles {
     pub(crate) place: Place,
 }
 
-/// A matrix that is kept in bf16.
+/// A matrix that is kept in f16.
 #[derive(Debug, Clone)]
 pub(crate) enum Numbers {
     Dense(Dtype, Bytes),
@@ -86,7 +86,7 @@ impl Numbers {
     fn dtype(&self) -> Dtype {
         match self {
             Numbers::Dense(dtype, _) => *dtype,
-            Numbers::Packed(_) => Dtype::Bf16,
+            Numbers::Packed(_) => Dtype::F16,
         }
     }
 
@@ -100,7 +100,7 @@ impl Numbers {
                 let mut values = vec![0.0; range.len()];
                 tensor.dequantize_range(range, &mut values);
                 for (out, value) in out.chunks_exact_mut(2).zip(values) {
-                    out.copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+                    out.copy_from_slice(&f16::from_f32(value).to_le_bytes());
                 }
             }
         }
@@ -218,14 +218,16 @@ impl<'a> Worker<'a> {
                     let device = worker.fill(slot, bytes.len(), |to| {
                         to.copy_from_slice(&tensor.packed[bytes]);
                     })?;
-                    let zero_code: u32 = if tensor.quant_type == QuantType::Nf4 { 7 } else { 0 };
+                    let nibbles = Nibbles::of(tensor.quant_type);
+                    let (new_nibbles, zero) = (nibbles.of_codes(), u32::from(nibbles.zero));
                     worker.tile("tile_codes", tiles, &rows, |n, first_tile, kernel| {
                         let (k, k_padded, part) = tiles.numbers();
                         kernel.launch(params![
                             &device,
                             &n,
                             &k,
-                            &zero_code,
+                            &new_nibbles,
+                            &zero,
                             &tiles.to,
                             &first_tile,
                             &k_padded,
@@ -265,14 +267,13 @@ impl<'a> Worker<'a> {
                             to.copy_from_slice(&scale.to_le_bytes());
                         }
                     })?;
-                    let source =
-                        SourceScales { plain: device, block_shift: 6, ..SourceScales::default() };
                     worker.tile("tile_scales_plain", tiles, &rows, |n, first_tile, kernel| {
-                        let (k, k_padded, part) = tiles.numbers();
+                        let (_, k_padded, part) = tiles.numbers();
+                        let per_row = per_row as u32;
                         kernel.launch(params![
-                            &source,
+                            &device,
                             &n,
-                            &k,
+                            &per_row,
                             &tiles.to,
                             &first_tile,
                             &k_padded,
@@ -284,9 +285,9 @@ impl<'a> Worker<'a> {
             Step::Dense { source, tiles } => {
                 let size = source.dtype().size();
                 let name = match source.dtype() {
-                    Dtype::Bf16 => "tile_bf16_bf16",
-                    Dtype::F16 => "tile_bf16_f16",
-                    Dtype::F32 => "tile_bf16_f32",
+                    Dtype::Bf16 => "tile_f16_bf16",
+                    Dtype::F16 => "tile_f16_f16",
+                    Dtype::F32 => "tile_f16_f32",
                 };
                 self.by_rows(tiles, tiles.k * size, &|worker, slot, rows| {
                     let elements = rows.start * tiles.k..rows.end * tiles.k;
@@ -310,9 +311,9 @@ impl<'a> Worker<'a> {
                 let count = *len as u64 / 16;
                 self.random("fill_bytes", |kernel| kernel.launch(params![to, &count, seed]))
             }
-            Step::RandomBf16 { to, len, std, seed } => {
+            Step::RandomF16 { to, len, std, seed } => {
                 let pairs = *len as u64 / 2;
-                self.random("fill_normal_bf16", |kernel| {
+                self.random("fill_normal_f16", |kernel| {
                     kernel.launch(params![to, &pairs, std, seed])
                 })
             }
@@ -410,10 +411,10 @@ impl Loading<'_> {
             dependent: false,
             cluster: None,
         };
-        let function = self.worker.kernels.get(self.file, self.name)?;
+        let kernel = self.worker.kernels.get(self.file, self.name)?;
         // SAFETY: the parameters are those of the kernel's declaration in load.cu or measure.cu; addresses are of the
         // slot and of memory that the arena gave for the whole stack.
-        unsafe { self.worker.stream.launch(&function, launch, params) }
+        unsafe { self.worker.stream.launch(&kernel.function, launch, params) }
     }
 }
 

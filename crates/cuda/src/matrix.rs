@@ -6,6 +6,7 @@ use quant::{Absmax, NESTED_BLOCKSIZE, PackedTensor, QuantType, dynamic_map};
 
 use crate::CudaError;
 use crate::arena::Arena;
+use crate::codes::Nibbles;
 use crate::layout::{Format, Part, Place, Stack};
 use crate::loader::{Loader, Numbers, Step, Task, Tiles};
 use crate::params::{HalfTile, Matrix4, Matrix16, SCALE_NESTED, SCALE_PLAIN, TILE_ROWS};
@@ -26,14 +27,7 @@ impl Matrix {
         }
     }
 
-    /// Columns in memory.
-    pub(crate) fn k_padded(&self) -> u32 {
-        match self {
-            Matrix::W4(matrix) => matrix.k,
-            Matrix::W16(matrix) => matrix.k,
-        }
-    }
-
+    /// Tiles of all its rows.
     pub(crate) fn row_tiles(&self) -> u32 {
         match self {
             Matrix::W4(matrix) => matrix.row_tiles,
@@ -88,6 +82,7 @@ pub struct MoeLayer {
 pub(crate) struct Codes {
     /// Values of 8-bit scale codes.
     map: u64,
+    /// Values of nibbles.
     nf4: u64,
     fp4: u64,
 }
@@ -98,10 +93,11 @@ impl Codes {
 
     pub(crate) fn load(arena: &Arena, loader: &Loader) -> Result<Self, CudaError> {
         let floats = |values: &[f32]| floats(arena, loader, values);
+        let nibbles = |quant_type| floats(&Nibbles::of(quant_type).values(quant_type.code()));
         Ok(Codes {
             map: floats(&dynamic_map()[..])?,
-            nf4: floats(QuantType::Nf4.code())?,
-            fp4: floats(QuantType::Fp4.code())?,
+            nf4: nibbles(QuantType::Nf4)?,
+            fp4: nibbles(QuantType::Fp4)?,
         })
     }
 }
@@ -112,25 +108,6 @@ pub(crate) fn floats(arena: &Arena, loader: &Loader, values: &[f32]) -> Result<u
     let from = bytemuck::cast_slice::<f32, u8>(values).to_vec().into();
     loader.submit(vec![Step::Copy { from, to }])?;
     Ok(to)
-}
-
-/// Integers for the values of a 4-bit code, apart for codes 0-7 and 8-15, each half with its own step: kernels look them
-/// up by byte permutes, four at a time.
-///
-/// The steps are those for which the root mean square of the error is least, with no integer above 127; for NF4 it is
-/// 0.0010 of `absmax`, half that of one step for both halves. FP4's values but for the smallest are multiples of 1/24.
-fn integer_codes(quant_type: QuantType) -> ([[u32; 2]; 2], [f32; 2]) {
-    let (low, high) = match quant_type {
-        QuantType::Nf4 => (-1.0 / 108.96, 1.0 / 124.77),
-        QuantType::Fp4 => (1.0 / 120.0, -1.0 / 120.0),
-    };
-    let table = |codes: &[f32], step: f32| {
-        let byte = |value: &f32| (value / step).round() as u8;
-        let bytes: Vec<u8> = codes.iter().map(byte).collect();
-        [0, 4].map(|i| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]))
-    };
-    let code = quant_type.code();
-    ([table(&code[..8], low), table(&code[8..], high)], [low, high])
 }
 
 /// Everything that matrices are loaded with.
@@ -172,9 +149,10 @@ impl Matrices<'_> {
         let (quant_type, format) = match stack.format {
             Format::Nested(quant_type) => (quant_type, SCALE_NESTED),
             Format::Plain(quant_type) => (quant_type, SCALE_PLAIN),
-            Format::Bf16 => return Matrix::W16(Matrix16 { tiles, row_tiles, k }),
+            Format::F16 => return Matrix::W16(Matrix16 { tiles, row_tiles, k }),
         };
-        let ([low_table, high_table], [low_step, high_step]) = integer_codes(quant_type);
+        let nibbles = Nibbles::of(quant_type);
+        let ([low_table, high_table], [low_step, high_step]) = (nibbles.tables(), nibbles.steps());
         Matrix::W4(Matrix4 {
             codes: tiles,
             scales,
@@ -244,9 +222,9 @@ impl Matrices<'_> {
         // Every piece of the arena gets numbers of its own.
         let seed = self.seed.unwrap_or(0) ^ tiles;
         match stack.format {
-            Format::Bf16 => {
+            Format::F16 => {
                 let (len, std) = (stack.tile_bytes / 2, 1.0 / (stack.k as f32).sqrt());
-                vec![Step::RandomBf16 { to: tiles, len, std, seed }]
+                vec![Step::RandomF16 { to: tiles, len, std, seed }]
             }
             Format::Nested(_) | Format::Plain(_) => vec![
                 Step::RandomBytes { to: tiles, len: stack.tile_bytes, seed },
@@ -310,23 +288,4 @@ fn steps_of(stack: &Stack, weight: &Weight, place: Place, tiles: u64, scales: u6
 pub(crate) fn expert_weights(experts: &[GatedMlp<LinearWeight>]) -> (Vec<&Weight>, Vec<&Weight>) {
     let gate_up = experts.iter().flat_map(|e| [&e.gate_proj.weight, &e.up_proj.weight]).collect();
     (gate_up, experts.iter().map(|e| &e.down_proj.weight).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn integers_come_close_to_the_codes() {
-        for (quant_type, bound) in [(QuantType::Nf4, 0.0046), (QuantType::Fp4, 0.0032)] {
-            let (tables, steps) = integer_codes(quant_type);
-            for (code, &value) in quant_type.code().iter().enumerate() {
-                let table = tables[code / 8][code % 8 / 4];
-                let integer = table >> (8 * (code % 4)) & 255;
-                assert!(integer <= 127, "the kernels' permutes take 7 bits");
-                let error = (integer as f32 * steps[code / 8] - value).abs();
-                assert!(error < bound, "{quant_type} {code}: {error}");
-            }
-        }
-    }
 }

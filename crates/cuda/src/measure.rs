@@ -77,7 +77,7 @@ impl Meter {
             cluster: None,
         };
         // SAFETY: the parameters are those of measure.cu's kernels, on memory that the caller holds.
-        unsafe { self.stream.launch(&*self.kernels.get("measure", name)?, launch, params) }
+        unsafe { self.stream.launch(&self.kernels.get("measure", name)?.function, launch, params) }
     }
 
     /// The shortest time of some runs, in seconds.

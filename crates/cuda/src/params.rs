@@ -76,20 +76,6 @@ pub(crate) struct Router {
     pub(crate) norm_topk_prob: i32,
 }
 
-/// `SourceScales`: the scales of a tensor as a checkpoint has them.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct SourceScales {
-    pub(crate) plain: u64,
-    pub(crate) codes: u64,
-    pub(crate) map: u64,
-    pub(crate) nested: u64,
-    pub(crate) offset: f32,
-    pub(crate) nested_blocksize: u32,
-    pub(crate) first: u32,
-    pub(crate) block_shift: u32,
-}
-
 /// `KvLayer`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -149,6 +135,7 @@ pub(crate) struct Span {
 pub(crate) struct QueryTiles {
     pub(crate) spans: u64,
     pub(crate) tiles: u64,
+    pub(crate) count: u32,
 }
 
 /// `DecodeParts`.
@@ -160,4 +147,35 @@ pub(crate) struct DecodeParts {
     pub(crate) arrived: u64,
     pub(crate) tiles_least: u32,
     pub(crate) early: u32,
+}
+
+/// `SampleParams`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct SampleParams {
+    pub(crate) uniform: f64,
+    pub(crate) temperature: f32,
+    pub(crate) top_k: u32,
+    pub(crate) top_p: f32,
+    pub(crate) min_p: f32,
+}
+
+/// `Workspace` of drawing.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DrawWorkspace {
+    pub(crate) extents: u64,
+    pub(crate) weights: u64,
+    pub(crate) counts: u64,
+    pub(crate) chunk_weights: u64,
+    pub(crate) finished: u64,
+}
+
+/// `Outputs` of drawing.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DrawOutputs {
+    pub(crate) tokens: u64,
+    pub(crate) logprobs: u64,
+    pub(crate) flags: u64,
 }

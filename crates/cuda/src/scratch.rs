@@ -6,12 +6,15 @@ use crate::CudaError;
 use crate::arena::Arena;
 use crate::buffer::{group_bytes, row_len};
 use crate::layout::{Part, Stack};
-use crate::params::{GROUP, Routes};
+use crate::params::{DrawWorkspace, GROUP, Routes};
 
 /// Most rows that the kernels for few rows take; more go to those for many.
 pub(crate) const FEW: usize = 8;
 /// Logits of a chunk of the vocabulary that a block of `argmax` and `sample` reads.
 pub(crate) const SAMPLE_CHUNK: usize = 4096;
+
+/// Bins that a row's logits are sorted into where a token is drawn.
+const DRAW_BINS: usize = 2048;
 
 /// The largest sizes that a model's operations ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,8 +28,9 @@ pub(crate) struct Wants {
     /// Experts of a token; 0 without a mixture.
     choices: usize,
     vocab: usize,
-    /// 16-row tiles of a stack.
+    /// 16-row tiles of projections, and of an expert's down.
     row_tiles: usize,
+    down_tiles: usize,
 }
 
 impl Wants {
@@ -47,7 +51,7 @@ impl Wants {
         self.hidden = self.hidden.max(gate_up.k);
         self.experts = self.experts.max(count);
         self.choices = self.choices.max(choices);
-        self.row_tiles = self.row_tiles.max(down.row_tiles / count);
+        self.down_tiles = self.down_tiles.max(down.row_tiles / count);
     }
 
     /// Logits of a row.
@@ -63,7 +67,7 @@ impl Wants {
     }
 
     /// Sizes of the pieces of [`Scratch`], in order.
-    pub(crate) fn pieces(&self, limits: &StepLimits) -> [usize; 19] {
+    pub(crate) fn pieces(&self, limits: &StepLimits) -> [usize; 24] {
         let slots = self.slots(limits.tokens);
         let few_slots = self.slots(FEW.min(limits.tokens));
         let h_rows = 4 * few_slots * row_len(self.intermediate);
@@ -85,18 +89,25 @@ impl Wants {
             4 * pairs,
             4 * FEW * self.experts,
             // Partial sums of the products of few rows, and what has arrived of them.
-            4 * PARTIAL_SPLITS * self.row_tiles * 16 * FEW,
-            4 * self.row_tiles + 16,
+            4 * 16 * FEW * (LINEAR_PARTS * self.row_tiles).max(DOWN_PARTS * self.down_tiles),
+            4 * self.row_tiles.max(self.down_tiles) + 16,
             4 * rows * row_len(self.vocab),
             4 * rows.min(FEW) * row_len(self.k),
-            rows * chunks * 32 + 64 * rows,
+            32 * rows * chunks,
             h_rows,
+            8 * rows * DRAW_BINS,
+            4 * rows * DRAW_BINS,
+            8 * rows * chunks,
+            4 * rows,
+            // Tokens, log-probabilities and flags, one behind the other.
+            12 * rows,
         ]
     }
 }
 
-/// Most parts that a product of few rows sums a row tile from.
-const PARTIAL_SPLITS: usize = 8;
+/// Most parts that a product of few rows sums a row tile from: projections, and experts' down.
+const LINEAR_PARTS: usize = 8;
+const DOWN_PARTS: usize = 64;
 
 /// Addresses of the pieces.
 #[derive(Debug, Clone, Copy)]
@@ -123,7 +134,9 @@ pub(crate) struct Scratch {
     pub(crate) logits: u64,
     /// f32 `[few rows][hidden]`.
     pub(crate) logit_rows: u64,
-    pub(crate) sampling: u64,
+    pub(crate) drawing: DrawWorkspace,
+    /// i32, f32 and u32, `[rows]` each: what was drawn.
+    pub(crate) drawn: u64,
     /// Groups of `x_groups` and of `h`.
     pub(crate) groups: u32,
 }
@@ -135,7 +148,7 @@ impl Scratch {
         limits: &StepLimits,
     ) -> Result<Self, CudaError> {
         let pieces = wants.pieces(limits);
-        let mut at = [0; 19];
+        let mut at = [0; 24];
         for (at, bytes) in at.iter_mut().zip(pieces) {
             *at = arena.take(bytes)?;
         }
@@ -162,7 +175,14 @@ impl Scratch {
             arrivals: at[14] + 16,
             logits: at[15],
             logit_rows: at[16],
-            sampling: at[17],
+            drawing: DrawWorkspace {
+                extents: at[17],
+                weights: at[19],
+                counts: at[20],
+                chunk_weights: at[21],
+                finished: at[22],
+            },
+            drawn: at[23],
             groups: (wants.slots(limits.tokens) / GROUP) as u32,
         })
     }

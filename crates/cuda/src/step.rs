@@ -1,10 +1,10 @@
 //! What a step is about, as kernels read it: token ids, positions, block tables.
 
-use backend::{Batch, KV_BLOCK_SIZE};
+use backend::{Batch, Draw, KV_BLOCK_SIZE};
 use bytemuck::cast_slice;
 
 use crate::kv::{KvLayout, QUERY_ROWS};
-use crate::params::{Routes, Span};
+use crate::params::{Routes, SampleParams, Span};
 
 /// What two steps must share for the recording of one to do for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -17,6 +17,20 @@ pub(crate) struct Shape {
     pub(crate) table_len: usize,
     /// Tiles of queries; 0 where every sequence has one row, which is decoding.
     pub(crate) tiles: usize,
+    /// What becomes of the logits.
+    pub(crate) drawing: Drawing,
+}
+
+/// What becomes of a step's logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) enum Drawing {
+    /// They go to the host.
+    #[default]
+    None,
+    /// The most probable tokens are found.
+    Greedy,
+    /// Tokens are drawn.
+    Random,
 }
 
 impl Shape {
@@ -40,6 +54,8 @@ pub(crate) struct Step {
     /// Routes of a dense block, all tokens to one expert; and of the rows whose logits are wanted.
     pub(crate) dense: Routes,
     pub(crate) logits: Routes,
+    /// How tokens are drawn.
+    pub(crate) draws: u64,
     /// Bytes in all.
     pub(crate) len: usize,
 }
@@ -49,6 +65,7 @@ impl Step {
     pub(crate) fn describe(
         batch: &Batch<'_>,
         rows: &[u32],
+        draws: &[Draw],
         layout: &KvLayout,
         host: &mut [u8],
         address: u64,
@@ -65,6 +82,11 @@ impl Step {
             rows: rows.len(),
             table_len,
             tiles: tiles.len(),
+            drawing: match draws {
+                [] => Drawing::None,
+                draws if draws.iter().all(|draw| draw.temperature == 0.0) => Drawing::Greedy,
+                _ => Drawing::Random,
+            },
         };
         let mut step = Step { shape, ..Step::default() };
         step.tokens = words.put(batch.tokens);
@@ -81,9 +103,16 @@ impl Step {
         let spans: Vec<Span> = spans(batch);
         step.spans = words.put(cast_slice(&spans));
         step.tiles = words.put(cast_slice(&tiles));
+        let draws: Vec<SampleParams> = draws.iter().map(sample_params).collect();
+        step.draws = words.put(cast_slice(&draws));
         step.len = words.at;
         step
     }
+}
+
+fn sample_params(draw: &Draw) -> SampleParams {
+    let Draw { uniform, temperature, top_k, top_p, min_p } = *draw;
+    SampleParams { uniform, temperature, top_k, top_p, min_p }
 }
 
 /// Blocks of the cache that a row's sequence fills up to the row.
@@ -139,11 +168,15 @@ impl Words<'_> {
     /// One expert that takes `tokens` rows, row by row.
     fn put_routes(&mut self, tokens: usize) -> Routes {
         let end = tokens.next_multiple_of(8) as u32;
-        // Start and end, count, the active expert, how many are active; and the tokens of the first slots, which only
-        // the kernels for few rows read.
-        let start = self.put(&[0, end, tokens as u32, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]);
+        // Start and end, count, the active expert, how many are active; then tokens and weights of the first slots, which
+        // only the kernels for few rows read.
+        let one = 1.0_f32.to_bits();
+        let start = self.put(&[0, end, tokens as u32, 0, 1, 0, 0, 0]);
+        let tokens = self.put(&[0, 1, 2, 3, 4, 5, 6, 7]);
+        let weights = self.put(&[one; 8]);
         Routes {
-            slot_token: start + 32,
+            slot_token: tokens,
+            slot_weight: weights,
             expert_start: start,
             expert_count: start + 8,
             active: start + 12,
@@ -178,7 +211,7 @@ mod tests {
 
     fn describe(batch: &Batch<'_>, rows: &[u32]) -> (Step, Vec<u8>) {
         let mut host = vec![0; 4096];
-        (Step::describe(batch, rows, &LAYOUT, &mut host, 0), host)
+        (Step::describe(batch, rows, &[], &LAYOUT, &mut host, 0), host)
     }
 
     #[test]

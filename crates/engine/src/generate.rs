@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use model::Tokenizer;
 
-use crate::{EngineError, Sampler, SamplingParams, Session, StopStrings, top_logprobs};
+use crate::{EngineError, Sampled, Sampler, SamplingParams, Session, StopStrings, top_logprobs};
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -173,13 +173,13 @@ impl<'a> Answer<'a> {
         let mut input = rest.to_vec();
         let total = self.request.prompt.len();
         loop {
-            let logits = session.append(&input, 1)?;
+            let (sampled, top) = self.sample(session, &input)?;
             if self.completion.completion_tokens == 0
                 && on_event(Event::Prefill { done: total, total }).is_break()
             {
                 return Ok(FinishReason::Cancelled);
             }
-            let (token, finished) = self.next(logits)?;
+            let (token, finished) = self.next(sampled, top)?;
             if on_event(Event::Token(&token)).is_break() {
                 return Ok(FinishReason::Cancelled);
             }
@@ -190,21 +190,37 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Chooses a token and says whether it ends the answer.
-    fn next(
+    /// Computes `input` and chooses the next token: on the device, unless the host has to see the logits.
+    fn sample(
         &mut self,
-        logits: &mut [f32],
-    ) -> Result<(GeneratedToken, Option<FinishReason>), EngineError> {
+        session: &mut Session,
+        input: &[u32],
+    ) -> Result<(Sampled, Vec<(u32, f32)>), EngineError> {
+        if self.request.top_logprobs == 0
+            && let Some(draw) = self.sampler.plain_draw()
+        {
+            let drawn = session.append_and_draw(input, &draw)?;
+            return Ok((Sampled { token: drawn.token, logprob: drawn.logprob }, Vec::new()));
+        }
+        let logits = session.append(input, 1)?;
         let top = match self.request.top_logprobs {
             0 => Vec::new(),
             count => top_logprobs(logits, count),
         };
-        let sampled = self.sampler.sample(logits);
+        Ok((self.sampler.sample(logits), top))
+    }
+
+    /// Takes a token into the answer and says whether it ends it.
+    fn next(
+        &mut self,
+        sampled: Sampled,
+        top_logprobs: Vec<(u32, f32)>,
+    ) -> Result<(GeneratedToken, Option<FinishReason>), EngineError> {
         self.completion.completion_tokens += 1;
         let mut token = GeneratedToken {
             token: sampled.token,
             logprob: sampled.logprob,
-            top_logprobs: top,
+            top_logprobs,
             text: String::new(),
         };
         if self.request.eos_token_id.contains(&sampled.token) {

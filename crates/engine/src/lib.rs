@@ -8,11 +8,10 @@ mod stop;
 mod generate;
 mod score;
 
+pub use backend::{argmax, log_sum_exp};
 pub use generate::{Completion, Event, FinishReason, GeneratedToken, Request, generate};
 pub use runner::{ModelRunner, Runner, Session};
-pub use sampler::{
-    ParamError, Sampled, Sampler, SamplingParams, argmax, log_sum_exp, top_logprobs,
-};
+pub use sampler::{ParamError, Sampled, Sampler, SamplingParams, top_logprobs};
 pub use score::{Score, score};
 pub use stop::StopStrings;
 

@@ -1,6 +1,6 @@
 //! A model on a backend, and the tokens that its cache holds.
 
-use backend::{Backend, BackendError, Batch, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
+use backend::{Backend, BackendError, Batch, Draw, Drawn, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
 use model::{Config, Transformer, Workspace};
 
 use crate::EngineError;
@@ -22,6 +22,17 @@ pub trait ModelRunner: Send {
         batch: &Batch<'_>,
         rows: &[u32],
         logits: &mut Vec<f32>,
+    ) -> Result<(), BackendError>;
+    /// Computes the tokens of `batch` and draws a token for each of `rows`.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn step_and_draw(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        draws: &[Draw],
+        drawn: &mut Vec<Drawn>,
     ) -> Result<(), BackendError>;
 }
 
@@ -52,6 +63,13 @@ impl<B: Backend> Runner<B> {
         Ok(Runner { backend, model, workspace, cache, context, limits })
     }
 
+    /// Panics where the step is not what was agreed: a fault of the caller.
+    fn check(&self, batch: &Batch<'_>, rows: &[u32]) {
+        batch.assert_valid(self.model.config().vocab_size, self.context / KV_BLOCK_SIZE);
+        assert!(batch.tokens.len() <= self.limits.tokens && rows.len() <= self.limits.rows);
+        assert!(batch.sequences.len() <= self.limits.sequences);
+    }
+
     /// The backend.
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
@@ -77,11 +95,22 @@ impl<B: Backend> ModelRunner for Runner<B> {
         rows: &[u32],
         logits: &mut Vec<f32>,
     ) -> Result<(), BackendError> {
-        batch.assert_valid(self.model.config().vocab_size, self.context / KV_BLOCK_SIZE);
-        assert!(batch.tokens.len() <= self.limits.tokens && rows.len() <= self.limits.rows);
-        assert!(batch.sequences.len() <= self.limits.sequences);
+        self.check(batch, rows);
         let Runner { backend, model, workspace, cache, .. } = self;
         model.step(backend, workspace, cache, batch, rows, logits)
+    }
+
+    fn step_and_draw(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        draws: &[Draw],
+        drawn: &mut Vec<Drawn>,
+    ) -> Result<(), BackendError> {
+        self.check(batch, rows);
+        assert_eq!(rows.len(), draws.len());
+        let Runner { backend, model, workspace, cache, .. } = self;
+        model.step_and_draw(backend, workspace, cache, batch, rows, draws, drawn)
     }
 }
 
@@ -93,6 +122,7 @@ pub struct Session {
     /// Tokens whose keys and values the cache holds.
     cached: Vec<u32>,
     logits: Vec<f32>,
+    drawn: Vec<Drawn>,
 }
 
 impl Session {
@@ -104,6 +134,7 @@ impl Session {
             block_table: (0..blocks).collect(),
             cached: Vec::new(),
             logits: Vec::new(),
+            drawn: Vec::new(),
         }
     }
 
@@ -152,24 +183,60 @@ impl Session {
         tokens: &[u32],
         wanted: usize,
     ) -> Result<&mut [f32], EngineError> {
+        let rows: Vec<u32> = ((tokens.len() - wanted) as u32..tokens.len() as u32).collect();
+        let start = self.cached.len();
+        self.step(tokens, |runner, batch, logits, _| runner.step(batch, &rows, logits))?;
+        let vocab_size = self.runner.config().vocab_size;
+        for (row, logits) in self.logits.chunks_exact(vocab_size).enumerate() {
+            if logits.iter().any(|v| !v.is_finite()) {
+                self.cached.clear();
+                return Err(EngineError::NotFinite { position: start + rows[row] as usize });
+            }
+        }
+        Ok(&mut self.logits)
+    }
+
+    /// Appends tokens and draws the one that follows.
+    pub(crate) fn append_and_draw(
+        &mut self,
+        tokens: &[u32],
+        how: &Draw,
+    ) -> Result<Drawn, EngineError> {
+        let rows = [tokens.len() as u32 - 1];
+        self.step(tokens, |runner, batch, _, drawn| {
+            runner.step_and_draw(batch, &rows, std::slice::from_ref(how), drawn)
+        })?;
+        let drawn = self.drawn[0];
+        if !drawn.is_finite {
+            let position = self.cached.len() - 1;
+            self.cached.clear();
+            return Err(EngineError::NotFinite { position });
+        }
+        Ok(drawn)
+    }
+
+    /// One step with more tokens of the sequence.
+    fn step(
+        &mut self,
+        tokens: &[u32],
+        step: impl FnOnce(
+            &mut dyn ModelRunner,
+            &Batch<'_>,
+            &mut Vec<f32>,
+            &mut Vec<Drawn>,
+        ) -> Result<(), BackendError>,
+    ) -> Result<(), EngineError> {
         let (start, len) = (self.cached.len(), tokens.len());
         let positions: Vec<u32> = (start as u32..(start + len) as u32).collect();
-        let rows: Vec<u32> = ((len - wanted) as u32..len as u32).collect();
         let spans = [SequenceSpan { start: 0, len, block_table: &self.block_table }];
         let batch = Batch { tokens, positions: &positions, sequences: &spans };
-        if let Err(error) = self.runner.step(&batch, &rows, &mut self.logits) {
+        let done = step(&mut *self.runner, &batch, &mut self.logits, &mut self.drawn);
+        if let Err(error) = done {
+            // What the cache holds of a step that broke off is unknown.
             self.cached.clear();
             return Err(error.into());
         }
         self.cached.extend_from_slice(tokens);
-        let vocab_size = self.runner.config().vocab_size;
-        for (row, logits) in self.logits.chunks_exact(vocab_size).enumerate() {
-            if logits.iter().any(|v| !v.is_finite()) {
-                let position = start + len - wanted + row;
-                self.cached.clear();
-                return Err(EngineError::NotFinite { position });
-            }
-        }
-        Ok(&mut self.logits)
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! From logits to a token.
 
+use backend::{Draw, draw, log_sum_exp};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -92,19 +93,13 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// How often each token has occurred: (token, count), few enough to search.
     occurred: std::collections::HashMap<u32, u32>,
-    candidates: Vec<(u32, f32)>,
 }
 
 impl Sampler {
     /// A sampler at the beginning of a sequence.
     pub fn new(params: SamplingParams, prompt: &[u32]) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(params.seed);
-        let mut sampler = Sampler {
-            params,
-            rng,
-            occurred: std::collections::HashMap::new(),
-            candidates: Vec::new(),
-        };
+        let mut sampler = Sampler { params, rng, occurred: std::collections::HashMap::new() };
         if sampler.params.penalize_prompt {
             prompt.iter().for_each(|&token| sampler.count(token));
         }
@@ -153,77 +148,25 @@ impl Sampler {
     }
 
     fn choose(&mut self, logits: &[f32]) -> u32 {
-        if self.params.temperature == 0.0 { argmax(logits) } else { self.draw(logits) }
+        draw(logits, &self.next_draw()).token
     }
 
-    /// Draws from what temperature, `min_p`, `top_k` and `top_p` leave.
-    fn draw(&mut self, logits: &[f32]) -> u32 {
+    /// How the next token is drawn, where that needs nothing but the model's logits: without penalties.
+    pub(crate) fn plain_draw(&mut self) -> Option<Draw> {
+        (!self.has_penalties()).then(|| self.next_draw())
+    }
+
+    /// How the next token is drawn. Chance is asked only where it decides.
+    fn next_draw(&mut self) -> Draw {
         let p = &self.params;
-        let max = logits[argmax(logits) as usize];
-        // exp((logit - max) / temperature) is the probability relative to the most probable token's.
-        let threshold =
-            if p.min_p > 0.0 { p.min_p.ln() * p.temperature + max } else { f32::NEG_INFINITY };
-        self.candidates.clear();
-        let kept = (0u32..).zip(logits).filter(|&(_, &logit)| logit >= threshold);
-        self.candidates
-            .extend(kept.map(|(token, &logit)| (token, ((logit - max) / p.temperature).exp())));
-        let sorted = p.top_k > 0 || p.top_p < 1.0;
-        if sorted {
-            keep_most_probable(&mut self.candidates, p.top_k, p.top_p);
+        if p.temperature == 0.0 {
+            return Draw::GREEDY;
         }
-        let total: f64 = self.candidates.iter().map(|&(_, weight)| f64::from(weight)).sum();
         // 53 random bits: uniform in [0, 1).
         let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let mut rest = uniform * total;
-        for &(token, weight) in &self.candidates {
-            rest -= f64::from(weight);
-            if rest < 0.0 {
-                return token;
-            }
-        }
-        // Rounding left a remainder: the last token with any weight.
-        self.candidates
-            .iter()
-            .rev()
-            .find(|&&(_, weight)| weight > 0.0)
-            .map_or(0, |&(token, _)| token)
+        let top_k = u32::try_from(p.top_k).unwrap_or(u32::MAX);
+        Draw { uniform, temperature: p.temperature, top_k, top_p: p.top_p, min_p: p.min_p }
     }
-}
-
-/// Sorts by weight (ties by id) and cuts after `top_k` tokens, then where `top_p` of the remaining weight is reached.
-fn keep_most_probable(candidates: &mut Vec<(u32, f32)>, top_k: usize, top_p: f32) {
-    let by_weight = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if top_k > 0 && top_k < candidates.len() {
-        candidates.select_nth_unstable_by(top_k - 1, by_weight);
-        candidates.truncate(top_k);
-    }
-    candidates.sort_unstable_by(by_weight);
-    let total: f64 = candidates.iter().map(|&(_, weight)| f64::from(weight)).sum();
-    let mut sum = 0.0;
-    let reaches = |&(_, weight): &(u32, f32)| {
-        sum += f64::from(weight);
-        sum >= f64::from(top_p) * total
-    };
-    let end = candidates.iter().position(reaches).map_or(candidates.len(), |last| last + 1);
-    candidates.truncate(end);
-}
-
-/// The index of the largest value, the first of equals; 0 if all are NaN.
-pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (i, &logit) in (0u32..).zip(logits) {
-        if logit > best.1 {
-            best = (i, logit);
-        }
-    }
-    best.0
-}
-
-/// `ln(sum(exp(logits)))`, what turns a logit into a log-probability.
-pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = logits.iter().fold(f32::NEG_INFINITY, |max, &v| max.max(v));
-    let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
-    max + sum.ln() as f32
 }
 
 /// The `count` most probable tokens and their log-probabilities, the best first.
@@ -243,6 +186,7 @@ pub fn top_logprobs(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use backend::argmax;
 
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 0.0, -1.0];
 

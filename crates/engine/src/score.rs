@@ -17,20 +17,22 @@ impl Score {
     }
 }
 
-/// Scores a text; `on_logits` gets the logits `[some tokens, vocab_size]` of every part as it is computed, in order.
+/// Scores a text, at most `step` tokens at a time; `on_logits` gets the logits `[some tokens, vocab_size]` of every part
+/// as it is computed, in order.
 ///
 /// # Errors
 /// [`EngineError`] for tokens that are unknown, too many or none; `E` is whatever `on_logits` fails with.
 pub fn score<E: From<EngineError>>(
     session: &mut Session,
     tokens: &[u32],
+    step: usize,
     mut on_logits: impl FnMut(&[f32]) -> Result<(), E>,
 ) -> Result<Score, E> {
     session.check(tokens, 0)?;
     session.keep_common_prefix(&[]);
     let vocab_size = session.config().vocab_size;
     let mut logprobs = Vec::with_capacity(tokens.len() - 1);
-    let len = session.limits().tokens.min(session.limits().rows);
+    let len = session.limits().tokens.min(session.limits().rows).min(step);
     for (tile, start) in tokens.chunks(len).zip((0..).step_by(len)) {
         let logits = session.append(tile, tile.len())?;
         for (logits, next) in logits.chunks_exact(vocab_size).zip(&tokens[start + 1..]) {

@@ -1,8 +1,8 @@
 //! The forward pass: one list of parts for all families, over any backend.
 
 use backend::{
-    Attention, AttentionParams, Backend, BackendError, Batch, Dtype, GatedMlp, KV_BLOCK_SIZE,
-    LinearWeight, Moe, Norm, Role, Storage, Weight,
+    Attention, AttentionParams, Backend, BackendError, Batch, Draw, Drawn, Dtype, GatedMlp,
+    KV_BLOCK_SIZE, LinearWeight, Moe, Norm, Role, Storage, Weight,
 };
 
 use crate::rope::inv_freq;
@@ -104,20 +104,52 @@ impl<B: Backend> Transformer<B> {
         logits: &mut Vec<f32>,
     ) -> Result<(), BackendError> {
         backend.run(batch, rows, logits, |backend, logits| {
-            let Workspace { hidden, qkv, attended } = workspace;
-            backend.embed(&self.embed_tokens, batch.tokens, hidden);
-            for (index, layer) in self.layers.iter().enumerate() {
-                backend.linear(hidden, Some(&layer.input_layernorm), &layer.qkv_proj, qkv);
-                backend.attention(qkv, &layer.attention, cache, index, batch, attended);
-                backend.linear_add(attended, &layer.o_proj, hidden);
-                let norm = &layer.post_attention_layernorm;
-                match &layer.mlp {
-                    FeedForward::Dense(mlp) => backend.gated_mlp(hidden, norm, mlp),
-                    FeedForward::Moe(moe) => backend.moe(hidden, norm, moe),
-                }
-            }
-            backend.logits(hidden, Some(&self.norm), rows, &self.lm_head, logits);
+            self.forward(backend, workspace, cache, batch, rows, logits);
         })
+    }
+
+    /// The same, but `drawn` gets the tokens that `draws` draw, one for each of `rows`.
+    ///
+    /// # Errors
+    /// Where the backend's device fails.
+    #[allow(clippy::too_many_arguments)] // those of `step` and two more
+    pub fn step_and_draw(
+        &self,
+        backend: &mut B,
+        workspace: &mut Workspace<B>,
+        cache: &mut B::KvCache,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        draws: &[Draw],
+        drawn: &mut Vec<Drawn>,
+    ) -> Result<(), BackendError> {
+        backend.run_and_draw(batch, rows, draws, drawn, |backend, logits| {
+            self.forward(backend, workspace, cache, batch, rows, logits);
+        })
+    }
+
+    fn forward(
+        &self,
+        backend: &mut B,
+        workspace: &mut Workspace<B>,
+        cache: &mut B::KvCache,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        logits: &mut Vec<f32>,
+    ) {
+        let Workspace { hidden, qkv, attended } = workspace;
+        backend.embed(&self.embed_tokens, batch.tokens, hidden);
+        for (index, layer) in self.layers.iter().enumerate() {
+            backend.linear(hidden, Some(&layer.input_layernorm), &layer.qkv_proj, qkv);
+            backend.attention(qkv, &layer.attention, cache, index, batch, attended);
+            backend.linear_add(attended, &layer.o_proj, hidden);
+            let norm = &layer.post_attention_layernorm;
+            match &layer.mlp {
+                FeedForward::Dense(mlp) => backend.gated_mlp(hidden, norm, mlp),
+                FeedForward::Moe(moe) => backend.moe(hidden, norm, moe),
+            }
+        }
+        backend.logits(hidden, Some(&self.norm), rows, &self.lm_head, logits);
     }
 }
 

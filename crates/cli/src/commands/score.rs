@@ -2,7 +2,7 @@
 
 mod logits;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -41,6 +41,9 @@ pub(crate) struct ScoreArgs {
     /// Write all logits to this file: tensor `logits`, f32 [tokens, vocab_size]
     #[arg(long, value_name = "OUT.safetensors")]
     logits: Option<PathBuf>,
+    /// Compute at most so many tokens at a time; 1 takes the kernels that generate [default: as many as fit]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    step: Option<u32>,
     /// Print one JSON object instead of the summary
     #[arg(long)]
     pub(crate) json: bool,
@@ -67,7 +70,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     let ready = models::ready(&checkpoint, &args.load, &asked, device, STEP_ROWS)?;
     let mut loaded = ready.load()?;
     let start = Instant::now();
-    let score = score(&mut loaded.session, &tokens, args.logits.as_deref())?;
+    let score = score(&mut loaded.session, &tokens, args)?;
     let seconds = start.elapsed().as_secs_f64();
     let (perplexity, rate) = (score.perplexity(), tokens.len() as f64 / seconds);
     if args.json {
@@ -123,14 +126,15 @@ fn context(args: &ScoreArgs, checkpoint: &Checkpoint, tokens: usize) -> Result<C
     Ok(ContextArgs { context: u32::try_from(tokens.max(1)).ok() })
 }
 
-fn score(session: &mut Session, tokens: &[u32], logits: Option<&Path>) -> Result<Score> {
+fn score(session: &mut Session, tokens: &[u32], args: &ScoreArgs) -> Result<Score> {
     let bar = progress::count("scoring", tokens.len() as u64);
     let vocab_size = session.config().vocab_size;
-    let mut file = match logits {
+    let step = args.step.map_or(usize::MAX, |step| step as usize);
+    let mut file = match &args.logits {
         Some(path) => Some(LogitsFile::create(path, tokens.len(), vocab_size)?),
         None => None,
     };
-    let score = engine::score(session, tokens, |logits| -> Result<()> {
+    let score = engine::score(session, tokens, step, |logits| -> Result<()> {
         bar.inc((logits.len() / vocab_size) as u64);
         match &mut file {
             Some(file) => Ok(file.write(logits)?),

@@ -3,12 +3,16 @@
 use backend::Attention;
 
 use super::FEW;
+use super::launch::Shared;
 use crate::CudaError;
 use crate::backend::{Cuda, KvCache, Vector};
 use crate::buffer::{Buffer, Form};
 use crate::kv::KvLayout;
 use crate::params;
 use crate::params::{DecodeParts, HeadRows, HeadsOut, KvLayer, QueryTiles, Rows, SLICE};
+
+/// Bytes of dynamic shared memory of the wide kernels for decoding.
+const WIDE_SHARED: u32 = 73_728;
 
 /// What every kernel of attention takes.
 struct Inputs {
@@ -89,19 +93,28 @@ impl Cuda {
         rows: usize,
     ) -> Result<(), CudaError> {
         let scratch = self.attention_scratch()?;
-        let splits = layout.splits(&self.options.limits, rows, self.step.shape.table_len);
+        let multiprocessors = self.multiprocessors() as usize;
+        let decoding = layout.decoding(multiprocessors, rows, self.step.shape.table_len);
         let parts = DecodeParts {
             out: scratch.parts,
             state: scratch.states,
             arrived: scratch.arrived,
             tiles_least: 1,
+            // What the step is about is copied before the first kernel, the older tokens were stored by earlier steps.
             early: 1,
         };
-        let heads = if layout.group() <= 8 { 8 } else { 16 };
-        let name = format!("attention_decode_d{}_{heads}_{}", layout.head_dim, kv_name(layout.fp8));
-        let grid = [splits as u32, layout.kv_heads as u32, rows as u32];
+        let form = kv_name(layout.fp8);
+        let (name, shared) = match decoding.wide {
+            true => (format!("attention_decode_wide_d{}_8_{form}", layout.head_dim), WIDE_SHARED),
+            false => {
+                let heads = if layout.group() <= 8 { 8 } else { 16 };
+                (format!("attention_decode_d{}_{heads}_{form}", layout.head_dim), 0)
+            }
+        };
+        let grid = [decoding.splits as u32, layout.kv_heads as u32, rows as u32];
+        let shared = Shared::Bytes(shared);
         let Inputs { kv, heads, rows, out } = inputs;
-        self.launch("attention_decode", &name, grid, 128, 0, params![kv, heads, rows, out, &parts])
+        self.launch("attention_decode", &name, grid, shared, params![kv, heads, rows, out, &parts])
     }
 
     /// Rotates the queries into the workspace, and keys and values into the cache.
@@ -113,15 +126,17 @@ impl Cuda {
     ) -> Result<u64, CudaError> {
         let q = self.attention_scratch()?.q;
         let head_dim = layout.head_dim as i32;
-        let name = format!("rope_store_{}", kv_name(layout.fp8));
+        let form = kv_name(layout.fp8);
+        let (name, shared) = match layout.head_dim {
+            128 => (format!("rope_store_d128_{form}"), 0),
+            head_dim => (format!("rope_store_{form}"), 36 * head_dim as u32),
+        };
         let Inputs { kv, heads, rows: described, .. } = inputs;
-        let shared = 0;
         self.launch(
             "attention_prefill",
             &name,
             [rows as u32, 1, 1],
-            256,
-            shared,
+            Shared::Bytes(shared),
             params![kv, heads, described, &q, &head_dim],
         )?;
         Ok(q)
@@ -134,13 +149,21 @@ impl Cuda {
         rows: usize,
     ) -> Result<(), CudaError> {
         let q = self.rope_store(inputs, layout, rows)?;
-        let list = QueryTiles { spans: self.step.spans, tiles: self.step.tiles };
-        let name = format!("attention_prefill_d{}_{}", layout.head_dim, kv_name(layout.fp8));
-        let grid = [layout.kv_heads as u32, self.step.shape.tiles as u32, 1];
-        let shared = 512 * layout.head_dim as u32;
+        let count = self.step.shape.tiles as u32;
+        let list = QueryTiles { spans: self.step.spans, tiles: self.step.tiles, count };
+        let (heads_of_tiles, tiles) = (layout.kv_heads as u32, self.step.shape.tiles as u32);
+        let head_dim = layout.head_dim as u32;
+        let (file, grid, shared) = match self.kernels.has("attention_wgmma") {
+            true => {
+                let blocks = self.multiprocessors().min(heads_of_tiles * tiles);
+                ("attention_wgmma", [blocks, 1, 1], 1536 * head_dim + 1280)
+            }
+            false => ("attention_prefill", [heads_of_tiles, tiles, 1], 512 * head_dim),
+        };
+        let name = format!("{file}_d{head_dim}_{}", kv_name(layout.fp8));
         let Inputs { kv, heads, rows, out } = inputs;
         let parameters = params![kv, &q, rows, &list, out, &heads.q_heads, &heads.scale];
-        self.launch("attention_prefill", &name, grid, 128, shared, parameters)
+        self.launch(file, &name, grid, Shared::Bytes(shared), parameters)
     }
 
     /// Heads of any size, without tensor cores.
@@ -153,10 +176,10 @@ impl Cuda {
         let q = self.rope_store(inputs, layout, rows)?;
         let name = format!("attention_any_{}", kv_name(layout.fp8));
         let (grid, head_dim) = ([layout.q_heads as u32, rows as u32, 1], layout.head_dim as i32);
-        let shared = 8 * layout.head_dim as u32;
+        let shared = Shared::Bytes(8 * layout.head_dim as u32);
         let Inputs { kv, heads, rows, out } = inputs;
         let parameters = params![kv, &q, rows, out, &heads.q_heads, &head_dim, &heads.scale];
-        self.launch("attention_any", &name, grid, 128, shared, parameters)
+        self.launch("attention_any", &name, grid, shared, parameters)
     }
 
     fn attention_scratch(&self) -> Result<crate::backend::AttentionScratch, CudaError> {

@@ -3,6 +3,7 @@
 use backend::Norm;
 
 use super::FEW;
+use super::launch::Shared;
 use super::linear::{few_name, matrix_param, norm_params, param};
 use crate::CudaError;
 use crate::backend::{Cuda, Vector};
@@ -66,7 +67,6 @@ impl Cuda {
             "store",
             &experts.down,
             tokens,
-            tiles as usize,
             &mut [
                 matrix_param(&experts.down),
                 param(&tiles),
@@ -136,35 +136,43 @@ impl Cuda {
         };
         let (ld, rows) = (x.ld(), x.rows as u32);
         if x.rows <= FEW {
-            let name = format!("route_t{}", x.rows.next_power_of_two());
+            let tokens = x.rows.next_power_of_two();
+            // Through a cluster's shared memory, where there are clusters and few experts; else through a counter.
+            if self.kernels.has_clusters() && experts <= 16 {
+                let blocks = [experts.min(8), 1, 1];
+                let parameters = params![&x.address, &ld, &rows, &router, &routes];
+                let name = format!("route_cluster_t{tokens}");
+                let cluster = Some(blocks);
+                return self.launch_clusters(
+                    "route",
+                    &name,
+                    blocks,
+                    cluster,
+                    Shared::NONE,
+                    parameters,
+                );
+            }
             let (scores, finished) = (scratch.scores, scratch.finished);
-            return self.launch(
-                "route",
-                &name,
-                [experts, 1, 1],
-                256,
-                0,
-                params![&x.address, &ld, &rows, &router, &routes, &scores, &finished],
-            );
+            let parameters = params![&x.address, &ld, &rows, &router, &routes, &scores, &finished];
+            let name = format!("route_t{tokens}");
+            return self.launch("route", &name, [experts, 1, 1], Shared::NONE, parameters);
         }
         let (pair_expert, pair_weight) = (scratch.pair_expert, scratch.pair_weight);
-        // Four tokens to a warp share each read of the router; with few rows more warps are worth more.
+        // Eight tokens to a block share each read of the router; with few rows more blocks are worth more.
         let (name, tokens) =
-            if x.rows >= 1024 { ("route_scores_4", 16) } else { ("route_scores_1", 4) };
+            if x.rows > 256 { ("route_scores_8", 8) } else { ("route_scores_1", 1) };
         self.launch(
             "route",
             name,
             [rows.div_ceil(tokens), 1, 1],
-            128,
-            0,
+            Shared::NONE,
             params![&x.address, &ld, &rows, &router, &pair_expert, &pair_weight],
         )?;
         self.launch(
             "route",
             "route_slots",
             [experts, 1, 1],
-            1024,
-            0,
+            Shared::NONE,
             params![&pair_expert, &pair_weight, &rows, &experts, &choices, &routes],
         )
     }
@@ -185,7 +193,6 @@ impl Cuda {
             "swiglu",
             &experts.gate_up,
             tokens,
-            tiles as usize,
             &mut [
                 matrix_param(&experts.gate_up),
                 param(&tiles),
@@ -216,7 +223,6 @@ impl Cuda {
         let tiles = experts.gate_up.row_tiles() / count;
         self.launch_few(
             &few_name("gate_up", &experts.gate_up, rows),
-            experts.count,
             &mut [
                 matrix_param(&experts.gate_up),
                 param(&tiles),
@@ -237,7 +243,6 @@ impl Cuda {
         let (partial, arrivals) = (scratch.partial, scratch.arrivals);
         self.launch_few(
             &few_name("down", &experts.down, rows),
-            experts.count,
             &mut [
                 matrix_param(&experts.down),
                 param(&tiles),

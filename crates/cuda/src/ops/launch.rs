@@ -6,24 +6,55 @@ use crate::CudaError;
 use crate::backend::Cuda;
 use crate::driver::Launch;
 
+/// Dynamic shared memory of a block.
+#[derive(Clone, Copy)]
+pub(super) enum Shared {
+    /// So many bytes.
+    Bytes(u32),
+    /// All that a block may have.
+    All,
+}
+
+impl Shared {
+    pub(super) const NONE: Shared = Shared::Bytes(0);
+}
+
 impl Cuda {
-    /// Launches a kernel of `file` behind the last one; it may start while that one ends.
+    /// Launches a kernel of `file` behind the last one, with as many threads to a block as it is compiled for; it may start
+    /// while the last one ends.
     pub(super) fn launch(
         &mut self,
         file: &'static str,
         name: &str,
         grid: [u32; 3],
-        block: u32,
-        shared: u32,
+        shared: Shared,
         params: &mut [*mut c_void],
     ) -> Result<(), CudaError> {
-        let function = self.kernels.with_shared(file, name, shared)?;
-        let launch =
-            Launch { grid, block: [block, 1, 1], shared, dependent: self.overlap, cluster: None };
+        self.launch_clusters(file, name, grid, None, shared, params)
+    }
+
+    /// The same in clusters of blocks.
+    pub(super) fn launch_clusters(
+        &mut self,
+        file: &'static str,
+        name: &str,
+        grid: [u32; 3],
+        cluster: Option<[u32; 3]>,
+        shared: Shared,
+        params: &mut [*mut c_void],
+    ) -> Result<(), CudaError> {
+        let kernel = self.kernels.get(file, name)?;
+        let shared = match shared {
+            Shared::Bytes(bytes) => bytes,
+            Shared::All => self.device().max_shared_per_block_optin as u32 - kernel.static_shared,
+        };
+        kernel.allow_shared(shared)?;
+        let block = [kernel.threads, 1, 1];
+        let launch = Launch { grid, block, shared, dependent: self.overlap, cluster };
         self.overlap = true;
         // SAFETY: each caller gives the parameters of the kernel's declaration; addresses are of the arena, and the rows
         // and columns are within what it was planned for.
-        unsafe { self.stream.launch(&function, launch, params) }
+        unsafe { self.stream.launch(&kernel.function, launch, params) }
     }
 
     /// A kernel of `layer` that takes a row a block.
@@ -33,7 +64,7 @@ impl Cuda {
         rows: u32,
         params: &mut [*mut c_void],
     ) -> Result<(), CudaError> {
-        self.launch("layer", name, [rows, 1, 1], 256, 0, params)
+        self.launch("layer", name, [rows, 1, 1], Shared::NONE, params)
     }
 
     /// Multiprocessors of the card.

@@ -3,6 +3,7 @@
 use backend::Norm;
 
 use super::FEW;
+use super::launch::Shared;
 use crate::CudaError;
 use crate::backend::{Cuda, Vector};
 use crate::buffer::{Buffer, Form};
@@ -74,7 +75,6 @@ impl Cuda {
             let matrix = matrix_param(matrix);
             self.launch_few(
                 &name,
-                0,
                 &mut [
                     matrix,
                     param(&x.address),
@@ -96,17 +96,13 @@ impl Cuda {
         Ok(())
     }
 
-    /// Launches a kernel for few rows.
+    /// Launches a kernel for few rows: a block for each multiprocessor, with all shared memory there is.
     pub(super) fn launch_few(
         &mut self,
         name: &str,
-        experts: usize,
         params: &mut [*mut std::ffi::c_void],
     ) -> Result<(), CudaError> {
-        let _ = experts;
-        let shared = self.device().max_shared_per_block_optin as u32;
-        let grid = self.multiprocessors();
-        self.launch("gemv", name, [grid, 1, 1], 512, shared, params)
+        self.launch("gemv", name, [self.multiprocessors(), 1, 1], Shared::All, params)
     }
 
     /// Norms rows of `x` (all, or those that the addresses `row_index` name) into groups: row by row, or with `choices`
@@ -183,7 +179,6 @@ impl Cuda {
             "store",
             &stack.matrix,
             tokens,
-            tiles as usize,
             &mut [
                 matrix,
                 param(&tiles),
@@ -205,21 +200,25 @@ impl Cuda {
         what: &str,
         matrix: &Matrix,
         tokens_per_expert: usize,
-        tiles_per_expert: usize,
         params: &mut [*mut std::ffi::c_void],
     ) -> Result<(), CudaError> {
-        let _ = tiles_per_expert;
         let grid = self.multiprocessors();
-        let (file, shape, block, suffix) = if self.kernels.has("gemm_wgmma") {
-            let (shape, block) =
-                if tokens_per_expert > 64 { ("large", 288) } else { ("small", 544) };
-            ("gemm_wgmma", shape, block, "wgmma")
-        } else {
-            ("gemm_mma", "small", 256, "mma")
+        // A block takes 16 row tiles of up to 64 tokens, or one row tile where that would leave multiprocessors without
+        // work; for prompts, wide tiles of tokens.
+        let splits = matrix.row_tiles().div_ceil(16) < grid / 2;
+        let shape = match tokens_per_expert {
+            193.. => "large",
+            49.. if !splits => "large",
+            _ if splits => "split",
+            _ => "small",
+        };
+        let (file, suffix) = match self.kernels.has("gemm_wgmma") {
+            true => ("gemm_wgmma", "wgmma"),
+            false => ("gemm_mma", "mma"),
         };
         let name = format!("gemm_{what}_{}_{shape}_{suffix}", matrix.name());
-        let shared = self.device().max_shared_per_block_optin as u32;
-        self.launch(file, &name, [grid, 1, 1], block, shared, params)
+        // Clusters of two need an even grid.
+        self.launch(file, &name, [grid - grid % 2, 1, 1], Shared::All, params)
     }
 }
 

@@ -1,9 +1,10 @@
 //! The projection to the vocabulary, and the way of logits to the host.
 
-use backend::Norm;
+use backend::{Drawn, Norm};
 use bytemuck::cast_slice;
 
 use super::FEW;
+use super::launch::Shared;
 use super::linear::{FewRows, norm_params};
 use crate::CudaError;
 use crate::backend::{Cuda, Vector};
@@ -11,7 +12,9 @@ use crate::buffer::{Buffer, row_len};
 use crate::driver::Pinned;
 use crate::matrix::Linear;
 use crate::params;
-use crate::params::Routes;
+use crate::params::{DrawOutputs, Routes};
+use crate::scratch::SAMPLE_CHUNK;
+use crate::step::Drawing;
 
 impl Cuda {
     /// Logits of the step's rows, on their way to the host.
@@ -48,12 +51,39 @@ impl Cuda {
                 self.multiply_groups(stack, routes, rows, x_groups, groups, to, ld, false)?;
             }
         }
-        self.fetch_logits(rows, ld as usize)
+        match self.step.shape.drawing {
+            Drawing::None => self.fetch(scratch.logits, 4 * rows * ld as usize),
+            drawing => {
+                self.draw(rows, drawing, ld)?;
+                self.fetch(scratch.drawn, 12 * rows)
+            }
+        }
     }
 
-    fn fetch_logits(&mut self, rows: usize, ld: usize) -> Result<(), CudaError> {
-        let from = self.scratch()?.logits;
-        let bytes = 4 * rows * ld;
+    /// Draws a token from each row of logits.
+    fn draw(&mut self, rows: usize, drawing: Drawing, ld: u32) -> Result<(), CudaError> {
+        let scratch = self.scratch()?;
+        let (logits, vocab, workspace) = (scratch.logits, self.vocab() as u32, scratch.drawing);
+        let column = 4 * rows as u64;
+        let outputs = DrawOutputs {
+            tokens: scratch.drawn,
+            logprobs: scratch.drawn + column,
+            flags: scratch.drawn + 2 * column,
+        };
+        let grid = [vocab.div_ceil(SAMPLE_CHUNK as u32), rows as u32, 1];
+        if drawing == Drawing::Greedy {
+            let parameters = params![&logits, &ld, &vocab, &workspace, &outputs];
+            return self.launch("sample", "argmax", grid, Shared::NONE, parameters);
+        }
+        let parameters = params![&logits, &ld, &vocab, &workspace];
+        self.launch("sample", "sample_chunks", grid, Shared::NONE, parameters)?;
+        let draws = self.step.draws;
+        let parameters = params![&logits, &ld, &vocab, &draws, &workspace, &outputs];
+        self.launch("sample", "sample_draw", grid, Shared::NONE, parameters)
+    }
+
+    /// Starts the way of a step's results to the host.
+    fn fetch(&mut self, from: u64, bytes: usize) -> Result<(), CudaError> {
         let Some(host) = &mut self.host_logits else {
             return Err(CudaError::argument("fetching logits", "there is no memory for them"));
         };
@@ -79,5 +109,18 @@ impl Cuda {
         for row in floats.chunks(row_len(vocab).max(1)).take(self.step.shape.rows) {
             logits.extend_from_slice(&row[..vocab]);
         }
+    }
+
+    /// The tokens that have arrived.
+    pub(super) fn take_drawn(&self, drawn: &mut Vec<Drawn>) {
+        drawn.clear();
+        let Some(host) = &self.host_logits else { return };
+        let rows = self.step.shape.rows;
+        let words: &[u32] = &cast_slice(&host[..])[..3 * rows];
+        drawn.extend((0..rows).map(|row| Drawn {
+            token: words[row],
+            logprob: f32::from_bits(words[rows + row]),
+            is_finite: words[2 * rows + row] == 0,
+        }));
     }
 }

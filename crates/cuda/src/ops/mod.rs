@@ -10,7 +10,7 @@ mod attention;
 mod experts;
 mod logits;
 
-use backend::{Attention, Backend, BackendError, Batch, Norm};
+use backend::{Attention, Backend, BackendError, Batch, Draw, Drawn, Norm};
 
 use crate::CudaError;
 use crate::backend::{Cuda, KvCache, Table, Vector};
@@ -34,7 +34,12 @@ impl Cuda {
     }
 
     /// Writes what the step is about into page-locked memory.
-    fn describe(&mut self, batch: &Batch<'_>, rows: &[u32]) -> Result<(), CudaError> {
+    fn describe(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        draws: &[Draw],
+    ) -> Result<(), CudaError> {
         let scratch = *self
             .attention
             .get()
@@ -44,7 +49,7 @@ impl Cuda {
             self.host_step = Some(Pinned::alloc(self.stream.context(), bytes)?);
         }
         if let Some(host) = &mut self.host_step {
-            self.step = Step::describe(batch, rows, &scratch.layout, host, scratch.step);
+            self.step = Step::describe(batch, rows, draws, &scratch.layout, host, scratch.step);
         }
         Ok(())
     }
@@ -95,10 +100,11 @@ impl Cuda {
         &mut self,
         batch: &Batch<'_>,
         rows: &[u32],
+        draws: &[Draw],
         logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>),
     ) -> Result<(), CudaError> {
-        self.describe(batch, rows)?;
+        self.describe(batch, rows, draws)?;
         self.make_host_logits()?;
         let shape = self.step.shape;
         let record = shape.is_decode() && shape.sequences <= RECORDED_MAX && self.watched.is_none();
@@ -107,9 +113,7 @@ impl Cuda {
         } else {
             self.enqueue(logits, step)?;
         }
-        self.stream.synchronize()?;
-        self.take_logits(logits);
-        Ok(())
+        self.stream.synchronize()
     }
 }
 
@@ -121,7 +125,22 @@ impl Backend for Cuda {
         logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
     ) -> Result<(), BackendError> {
-        Ok(self.run_step(batch, rows, logits, step)?)
+        self.run_step(batch, rows, &[], logits, step)?;
+        self.take_logits(logits);
+        Ok(())
+    }
+
+    fn run_and_draw(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        draws: &[Draw],
+        drawn: &mut Vec<Drawn>,
+        step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
+    ) -> Result<(), BackendError> {
+        self.run_step(batch, rows, draws, &mut Vec::new(), step)?;
+        self.take_drawn(drawn);
+        Ok(())
     }
 
     fn embed(&mut self, table: &Table, tokens: &[u32], out: &mut Buffer) {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use backend::{Batch, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
+use backend::{Batch, Draw, Drawn, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
 use cuda::{Ceilings, Cuda, MemoryPlan};
 use engine::{ModelRunner, Runner};
 use model::{Config, ModelWeights};
@@ -123,6 +123,7 @@ struct Bench {
     rng: ChaCha8Rng,
     repeat: usize,
     logits: Vec<f32>,
+    drawn: Vec<Drawn>,
 }
 
 /// Sequences of random tokens, each with blocks of its own.
@@ -134,7 +135,7 @@ struct Sequences {
 impl Bench {
     fn new(runner: Runner<Cuda>, args: &BenchArgs) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(1);
-        Bench { runner, rng, repeat: args.repeat as usize, logits: Vec::new() }
+        Bench { runner, rng, repeat: args.repeat as usize, logits: Vec::new(), drawn: Vec::new() }
     }
 
     fn measure(mut self, sizes: &Sizes) -> Result<Measured> {
@@ -175,7 +176,7 @@ impl Bench {
                 self.step(&mut sequences)?;
             }
             rates.push((batch * len) as f64 / start.elapsed().as_secs_f64());
-            logits_finite &= self.logits.iter().all(|logit| logit.is_finite());
+            logits_finite &= self.drawn.iter().all(|drawn| drawn.is_finite);
         }
         Ok(Decode { batch, context, rates, experts, logits_finite })
     }
@@ -220,7 +221,12 @@ impl Bench {
             .map(|(i, table)| SequenceSpan { start: i * len, len, block_table: table })
             .collect();
         let batch = Batch { tokens: &tokens, positions, sequences: &spans };
-        Ok(self.runner.step(&batch, rows, &mut self.logits)?)
+        if rows.is_empty() {
+            return Ok(self.runner.step(&batch, rows, &mut self.logits)?);
+        }
+        // The likeliest tokens are found as they would be, though the next step takes random ones.
+        let draws = vec![Draw::GREEDY; rows.len()];
+        Ok(self.runner.step_and_draw(&batch, rows, &draws, &mut self.drawn)?)
     }
 
     /// The experts that one more step would read, layer by layer.
