@@ -72,8 +72,9 @@ impl Kernels {
         &self.choice
     }
 
-    /// Whether the image is compiled for cards that have clusters: from compute capability 9.0 on.
-    pub(crate) fn has_clusters(&self) -> bool {
+    /// Whether the kernels are compiled for compute capability 9.0 or later: only those know clusters, and wait for the
+    /// kernel before them.
+    pub(crate) fn are_dependent(&self) -> bool {
         self.choice.target().architecture() >= 90
     }
 

@@ -138,7 +138,7 @@ impl Cuda {
         if x.rows <= FEW {
             let tokens = x.rows.next_power_of_two();
             // Through a cluster's shared memory, where there are clusters and few experts; else through a counter.
-            if self.kernels.has_clusters() && experts <= 16 {
+            if self.kernels.are_dependent() && experts <= 16 {
                 let blocks = [experts.min(8), 1, 1];
                 let parameters = params![&x.address, &ld, &rows, &router, &routes];
                 let name = format!("route_cluster_t{tokens}");

@@ -50,7 +50,8 @@ impl Cuda {
         };
         kernel.allow_shared(shared)?;
         let block = [kernel.threads, 1, 1];
-        let launch = Launch { grid, block, shared, dependent: self.overlap, cluster };
+        let dependent = self.overlap && self.kernels.are_dependent();
+        let launch = Launch { grid, block, shared, dependent, cluster };
         self.overlap = true;
         // SAFETY: each caller gives the parameters of the kernel's declaration; addresses are of the arena, and the rows
         // and columns are within what it was planned for.
