@@ -36,6 +36,16 @@ constexpr int KV_BLOCK = 16;      // tokens of a block of the KV cache
 //   byte 0: row g,     columns 16 j + 2 t     and + 1     (a0)      byte 2: row g + 8, the same columns    (a1)
 //   byte 1: row g,     columns 16 j + 2 t + 8 and + 9     (a2)      byte 3: row g + 8, the same columns    (a3)
 // The low nibble of a byte is the even column.
+//
+// A nibble is not the checkpoint's code: loading gives codes new nibbles, so that each value is nearly a sum of two
+// integer multiples, found by two byte permutes that take four nibbles at a time:
+//   value(c) = low_step * prmt(low_table, c) + high_step * prmt(high_table, c ^ 8)
+// in units of the scale, where prmt(table, s) is prmt.b32 in its default mode, read as an unsigned byte: byte s % 8 of
+// the table for s below 8, and from 8 on the sign of that byte eight times, that is 255 if it is 128 or more, else 0.
+// So each table gives its byte (0 .. 255) for nibbles of its half, and 0 or 255 for those of the other half, which is
+// part of their value. Products of such bytes are of u8 with s8 (mma.m16n8k32, .u8.s8). NF4 is off by 5.6e-4 at most,
+// FP4 by rounding alone; exact values are in `code`. What pads rows and columns is a nibble that means exactly zero, by
+// the formula as by `code`.
 
 // How the scales of a 4-bit matrix are kept.
 enum ScaleFormat : u32 {
@@ -58,18 +68,19 @@ struct Matrix4 {
     const void* scales;       // see ScaleFormat
     const HalfTile* halves;   // [row_tiles][2]; unused with plain scales
     const float* map;         // [256], value of an 8-bit scale code; unused with plain scales
-    const float* code;        // [16], value of a 4-bit code (NF4 or FP4), on the device
-    u32 low_table[2];         // |code| of codes 0-7 in integer steps, a byte each (prmt tables, all <= 127)
-    u32 high_table[2];        // the same of codes 8-15
-    float low_step;           // value of one step of low_table (negative for NF4)
-    float high_step;          // of high_table (negative for FP4)
+    const float* code;        // [16], exact value of a nibble (NF4 or FP4), on the device
+    u32 low_table[2];         // bytes of nibbles 0-7, the first operands of prmt; see above
+    u32 high_table[2];        // bytes of nibbles 8-15
+    float low_step;           // value of 1 in low_table (negative for NF4)
+    float high_step;          // value of 1 in high_table (negative for FP4)
     u32 row_tiles;            // of the whole stack
     u32 k;                    // padded to SLICE
     u32 blocks_per_row;
     u32 format;               // ScaleFormat
 };
 
-// A matrix of bf16: [row_tiles][k / 16][32 lanes] of uint4 {a0, a1, a2, a3}, the A fragment of mma.m16n8k16.
+// A matrix of f16 (what is beyond +-65504 is that): [row_tiles][k / 16][32 lanes] of uint4 {a0, a1, a2, a3}, the A
+// fragment of mma.m16n8k16.
 struct Matrix16 {
     const uint4* tiles;
     u32 row_tiles;
@@ -78,7 +89,8 @@ struct Matrix16 {
 
 // ------------------------------------------------------------------------------------------------------- activations
 //
-// Two forms. Rows: f32 [rows][cols], for few tokens. Groups: bf16 in the order in which tensor cores read them, for many:
+// Two forms. Rows: f32 [rows][cols], for few tokens. Groups: f16 in the order in which tensor cores read them, for many
+// (f16 for its precision, eight times that of bf16; `saturated_pair` keeps what is out of its range finite):
 // [k / 64][groups][8 rows x 64 columns], each such atom of 1,024 bytes with its 16-byte chunks swizzled (chunk c of row r
 // lies at chunk c ^ r), which is the 128-byte swizzle of wgmma and free of bank conflicts for ldmatrix. `groups` is a
 // property of the buffer. Columns up to the padded k are written as zeros.
@@ -104,6 +116,13 @@ struct Routes {
 };
 
 // ------------------------------------------------------------------------------------------------------ instructions
+
+// Two f16, `low` in the low half. What is beyond +-65504, infinity too, becomes that; NaN stays NaN.
+__device__ __forceinline__ u32 saturated_pair(float low, float high) {
+    u32 pair;
+    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+}
 
 // Programmatic dependent launch. Every kernel calls `wait_for_previous` in every thread before it touches anything that
 // an earlier kernel wrote or may still read; weights may be read before. `let_next_start` allows the next kernel's blocks

@@ -34,7 +34,7 @@ struct Rows {
     u32 window;  // positions that a query sees, itself included; 0: all
 };
 
-// f32 rows [rows][ld], or with `groups` above zero bf16 groups (see common.cuh).
+// f32 rows [rows][ld], or with `groups` above zero f16 groups (see common.cuh).
 struct HeadsOut {
     void* data;
     u32 ld;
@@ -72,7 +72,7 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
 __device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 col, float4 v) {  // col % 4 == 0
     if (out.groups) {
         u8* at = static_cast<u8*>(out.data) + group_offset(row, col, out.groups);
-        *reinterpret_cast<uint2*>(at) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+        *reinterpret_cast<uint2*>(at) = make_uint2(saturated_pair(v.x, v.y), saturated_pair(v.z, v.w));
     } else {
         *reinterpret_cast<float4*>(static_cast<float*>(out.data) + size_t(row) * out.ld + col) = v;
     }
@@ -81,7 +81,7 @@ __device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 co
 __device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 col, float v) {
     if (out.groups) {
         u8* at = static_cast<u8*>(out.data) + group_offset(row, col, out.groups);
-        *reinterpret_cast<__nv_bfloat16*>(at) = __float2bfloat16_rn(v);
+        *reinterpret_cast<u16*>(at) = u16(saturated_pair(v, 0));
     } else {
         static_cast<float*>(out.data)[size_t(row) * out.ld + col] = v;
     }
@@ -90,7 +90,7 @@ __device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 co
 __device__ __forceinline__ void store_heads(const HeadsOut& out, u32 row, u32 col, float2 v) {  // col % 2 == 0
     if (out.groups) {
         u8* at = static_cast<u8*>(out.data) + group_offset(row, col, out.groups);
-        *reinterpret_cast<u32*>(at) = pack_bf16(v.x, v.y);
+        *reinterpret_cast<u32*>(at) = saturated_pair(v.x, v.y);
     } else {
         *reinterpret_cast<float2*>(static_cast<float*>(out.data) + size_t(row) * out.ld + col) = v;
     }

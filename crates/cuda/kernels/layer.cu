@@ -65,14 +65,9 @@ __device__ __forceinline__ void store_chunk(float* row, u32 col, u32 cols, const
     }
 }
 
-__device__ __forceinline__ u32 bf16_pair(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const u32*>(&pair);
-}
-
-__device__ __forceinline__ uint4 to_bf16(const Chunk& c) {
-    return make_uint4(bf16_pair(c.v[0], c.v[1]), bf16_pair(c.v[2], c.v[3]), bf16_pair(c.v[4], c.v[5]),
-                      bf16_pair(c.v[6], c.v[7]));
+__device__ __forceinline__ uint4 to_half(const Chunk& c) {
+    return make_uint4(saturated_pair(c.v[0], c.v[1]), saturated_pair(c.v[2], c.v[3]), saturated_pair(c.v[4], c.v[5]),
+                      saturated_pair(c.v[6], c.v[7]));
 }
 
 __device__ __forceinline__ float squares(const Chunk& c) {
@@ -151,7 +146,7 @@ embed(const __nv_bfloat16* table, const int* tokens, float* hidden, u32 hidden_s
     else embed_row<false>(from, to, hidden_size);
 }
 
-// x_groups[slot] = bf16(norm(x[row])), in groups form, columns [k, k_pad) zero. x f32 [..][ldx]; row = row_index[t], or
+// x_groups[slot] = f16(norm(x[row])), in groups form, columns [k, k_pad) zero. x f32 [..][ldx]; row = row_index[t], or
 // t where row_index is null. norm_weight null: conversion only. Block: 256.
 //   choices = 0: slot = t. Grid: rows rounded up to 8; the rows added are zeroed.
 //   choices > 0: every slot in pair_slot[t * choices ..]. Grid: rows + experts; the experts' padding slots are zeroed.
@@ -160,7 +155,7 @@ __device__ __forceinline__ void norm_to_slots(const float* row, const Norm& norm
                                               void* x_groups, u32 groups) {
     auto load = [&](u32 col) { return load_chunk<ALIGNED>(row, col, norm.k); };
     norm_row<ALIGNED>(norm, load, load, [&](u32 col, const Chunk& c) {
-        const uint4 chunk = to_bf16(c);
+        const uint4 chunk = to_half(c);
 #pragma unroll 1
         for (u32 j = 0; j < copies; ++j) store_group_chunk(x_groups, slots[j], col, groups, chunk);
     });
@@ -210,10 +205,9 @@ norm_rows(const float* x, u32 ldx, const int* row_index, const float* norm_weigh
 }
 
 // A row of hidden, and the parts to be added to it: y rows `slots`, times `weights`.
-template <class Y>
 struct Sum {
     float* hidden;
-    const Y* y;
+    const float* y;
     u32 ldy, n, parts;
     const u32* slots;
     const float* weights;
@@ -237,7 +231,7 @@ struct Sum {
             norm_row<ALIGNED>(norm, [&](u32 col) { return add<ALIGNED>(col); },
                               [&](u32 col) { return load_chunk<ALIGNED>(hidden, col, n); },
                               [&](u32 col, const Chunk& c) {
-                                  store_group_chunk(x_groups, t, col, groups, to_bf16(c));
+                                  store_group_chunk(x_groups, t, col, groups, to_half(c));
                               });
         else
 #pragma unroll 1
@@ -246,12 +240,11 @@ struct Sum {
 };
 
 // hidden[t] += sum over the token's choices, in their order, of slot_weight * y[slot]; choices = 0: hidden[t] += y[t].
-// Then, unless x_groups is null, x_groups[t] = bf16(norm(hidden[t])) as norm_groups with choices = 0 writes it.
-// hidden f32 [rows][ld], y f32 or bf16 [slots][ldy], n columns. Grid: rows, rounded up to 8 with x_groups. Block: 256.
-template <class Y>
-__device__ __forceinline__ void combine(float* hidden, u32 ld, const Y* y, u32 ldy, u32 n, u32 rows, Routes routes,
-                                        u32 choices, const float* norm_weight, float eps, u32 k_pad, void* x_groups,
-                                        u32 groups) {
+// Then, unless x_groups is null, x_groups[t] = f16(norm(hidden[t])) as norm_groups with choices = 0 writes it.
+// hidden f32 [rows][ld], y f32 [slots][ldy], n columns. Grid: rows, rounded up to 8 with x_groups. Block: 256.
+extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
+combine_f32(float* hidden, u32 ld, const float* y, u32 ldy, u32 n, u32 rows, Routes routes, u32 choices,
+            const float* norm_weight, float eps, u32 k_pad, void* x_groups, u32 groups) {
     let_next_start();
     wait_for_previous();
     const u32 t = blockIdx.x, parts = max(choices, 1u);
@@ -264,20 +257,8 @@ __device__ __forceinline__ void combine(float* hidden, u32 ld, const Y* y, u32 l
         weights[threadIdx.x] = choices ? routes.slot_weight[slot] : 1.0f;
     }
     __syncthreads();
-    const Sum<Y> sum{hidden + u64(t) * ld, y, ldy, n, parts, slots, weights};
+    const Sum sum{hidden + u64(t) * ld, y, ldy, n, parts, slots, weights};
     const Norm norm{norm_weight, eps, n, k_pad};
-    if (n % 8 == 0 && ld % 4 == 0 && ldy % (16 / sizeof(Y)) == 0) sum.template combine<true>(norm, t, x_groups, groups);
-    else sum.template combine<false>(norm, t, x_groups, groups);
-}
-
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
-combine_f32(float* hidden, u32 ld, const float* y, u32 ldy, u32 n, u32 rows, Routes routes, u32 choices,
-            const float* norm_weight, float eps, u32 k_pad, void* x_groups, u32 groups) {
-    combine(hidden, ld, y, ldy, n, rows, routes, choices, norm_weight, eps, k_pad, x_groups, groups);
-}
-
-extern "C" __global__ void __launch_bounds__(ROW_THREADS, 3)
-combine_bf16(float* hidden, u32 ld, const __nv_bfloat16* y, u32 ldy, u32 n, u32 rows, Routes routes, u32 choices,
-             const float* norm_weight, float eps, u32 k_pad, void* x_groups, u32 groups) {
-    combine(hidden, ld, y, ldy, n, rows, routes, choices, norm_weight, eps, k_pad, x_groups, groups);
+    if (n % 8 == 0 && ld % 4 == 0 && ldy % 4 == 0) sum.combine<true>(norm, t, x_groups, groups);
+    else sum.combine<false>(norm, t, x_groups, groups);
 }

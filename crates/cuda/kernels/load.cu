@@ -19,13 +19,36 @@ __device__ __forceinline__ u64 global_warps() { return u64(gridDim.x) * blockDim
 
 // --------------------------------------------------------------------------------------------------------- 4-bit tiles
 
-// Eight bytes of codes with the nibbles of every byte swapped: bitsandbytes has the even element high, tiles have it
-// low.
-__device__ __forceinline__ uint2 swap_nibbles(uint2 v) {
-    v.x = (v.x >> 4 & 0x0f0f0f0fu) | (v.x & 0x0f0f0f0fu) << 4;
-    v.y = (v.y >> 4 & 0x0f0f0f0fu) | (v.y & 0x0f0f0f0fu) << 4;
-    return v;
-}
+// New nibbles of codes, as bytes: of codes 0-3, 4-7, 8-11 and 12-15. With four codes as selectors, one byte permute
+// looks up those below 8 and another, with bit 3 flipped, the rest: each gives 0 for the other's codes, the sign of a
+// nibble.
+struct NewNibbles {
+    u32 bytes[4];
+
+    // nibbles: that of code c at bits 4 c.
+    __device__ __forceinline__ explicit NewNibbles(u64 nibbles) {
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 four = u32(nibbles >> 16 * i) & 0xffff, two = (four | four << 8) & 0x00ff00ffu;
+            bytes[i] = (two | two << 4) & 0x0f0f0f0fu;
+        }
+    }
+
+    __device__ __forceinline__ static u32 permute(u32 low, u32 high, u32 selectors) {  // with signs: not __byte_perm
+        u32 v;
+        asm("prmt.b32 %0, %1, %2, %3;" : "=r"(v) : "r"(low), "r"(high), "r"(selectors));
+        return v;
+    }
+
+    // Of eight codes as a checkpoint has them, as tiles have them: bitsandbytes has the even element of a byte in its
+    // high nibble, tiles have it in the low one.
+    __device__ __forceinline__ u32 of(u32 codes) const {
+        const u32 flipped = codes ^ 0x88888888u;
+        const u32 first = permute(bytes[0], bytes[1], codes) | permute(bytes[2], bytes[3], flipped);
+        const u32 last = permute(bytes[0], bytes[1], codes >> 16) | permute(bytes[2], bytes[3], flipped >> 16);
+        return __byte_perm(first, last, 0x7531) | __byte_perm(first, last, 0x6420) << 4;
+    }
+};
 
 // Each lane t of a quad holds words[i] meant for lane i; afterwards words[j] is what lane j held for it.
 __device__ __forceinline__ void transpose_quad(u32 (&words)[4]) {
@@ -58,18 +81,21 @@ __device__ __forceinline__ uint4 merge(uint4 old, uint4 v, u32 mask) {
 }
 
 // codes [tiles][k_pad / 64][32] from tile first_tile on, of source u8 [n][k / 2] (two codes a byte, the even element
-// high); k % 64 == 0. zero_code: the code that means zero (NF4: 7, FP4: 0). A warp takes 256 columns of a tile at a
-// time.
+// high); k % 64 == 0. Code c becomes the nibble at bits 4 c of new_nibbles; zero_nibble is written where nothing is. A
+// warp takes 256 columns of a tile at a time.
 extern "C" __global__ void __launch_bounds__(256, 4)
-tile_codes(const u8* source, u32 n, u32 k, u32 zero_code, uint4* codes, u32 first_tile, u32 k_pad, u32 part) {
+tile_codes(const u8* source, u32 n, u32 k, u64 new_nibbles, u32 zero_nibble, uint4* codes, u32 first_tile, u32 k_pad,
+           u32 part) {
     let_next_start();
     wait_for_previous();
     const u32 lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, slices = k_pad / SLICE;
     const u64 work = u64(tiles_of(n, part)) * slices;
-    const uint2 zero = make_uint2(zero_code * 0x11111111u, zero_code * 0x11111111u);
+    const NewNibbles nibbles(new_nibbles);
+    const uint2 zero = make_uint2(zero_nibble * 0x11111111u, zero_nibble * 0x11111111u);
     auto load = [&](u32 row, u32 block) {
         if (row >= n || block * BLOCK >= k) return zero;
-        return swap_nibbles(*reinterpret_cast<const uint2*>(source + u64(row) * (k / 2) + block * 32 + t * 8));
+        const uint2 v = *reinterpret_cast<const uint2*>(source + u64(row) * (k / 2) + block * 32 + t * 8);
+        return make_uint2(nibbles.of(v.x), nibbles.of(v.y));
     };
     for (u64 i = global_warp(); i < work; i += global_warps()) {
         const u32 tile = u32(i / slices), slice = u32(i % slices), row = tile * rows_of_part(part) + g;
@@ -87,25 +113,6 @@ tile_codes(const u8* source, u32 n, u32 k, u32 zero_code, uint4* codes, u32 firs
         }
     }
 }
-
-// The scales of a 4-bit tensor as a checkpoint has them, over its flat index: plain, or 8-bit codes (`plain` null).
-struct SourceScales {
-    const float* plain;
-    const u8* codes;
-    const float* map;       // [256]
-    const float* nested;
-    float offset;
-    u32 nested_blocksize;   // scales per nested scale
-    u32 first;              // where `codes` begin in the tensor that `nested` covers, in blocks
-    u32 block_shift;        // 2^block_shift weights per scale, at least 32
-
-    // Scale of the block that holds flat element i: a product, then a sum, as bitsandbytes and the CPU have it.
-    __device__ __forceinline__ float of(u64 i) const {
-        const u32 block = u32(i >> block_shift);
-        if (plain) return plain[block];
-        return __fadd_rn(__fmul_rn(map[codes[block]], nested[(first + block) / nested_blocksize]), offset);
-    }
-};
 
 // What every lane of a tile's slices gets: put(place in the scales, row, block of the row, half) for each row it holds.
 template <class Put>
@@ -133,25 +140,20 @@ tile_scales_nested(const u8* scale_codes, u32 n, u32 blocks_per_row, u16* scales
     });
 }
 
-// SCALE_PLAIN scales of common.cuh; blocksize 64, 128 ... 4096 over the flat index, k % 64 == 0; padding gets 0.
+// SCALE_PLAIN scales of common.cuh, from source f32 [n * blocks_per_row] (one for 64 weights); padding gets 0.
 extern "C" __global__ void __launch_bounds__(256, 4)
-tile_scales_plain(SourceScales source, u32 n, u32 k, float2* scales, u32 first_tile, u32 k_pad, u32 part) {
+tile_scales_plain(const float* source, u32 n, u32 blocks_per_row, float2* scales, u32 first_tile, u32 k_pad, u32 part) {
     let_next_start();
     wait_for_previous();
     for_scales(n, first_tile, k_pad, part, [&](u64 place, u32 row, u32 block, u32 half) {
-        const bool real = row < n && block * BLOCK < k;
-        reinterpret_cast<float*>(scales)[place * 2 + half] = real ? source.of(u64(row) * k + block * BLOCK) : 0.0f;
+        const bool real = row < n && block < blocks_per_row;
+        reinterpret_cast<float*>(scales)[place * 2 + half] = real ? source[u64(row) * blocks_per_row + block] : 0.0f;
     });
 }
 
-// ---------------------------------------------------------------------------------------------------------- bf16 tiles
+// ----------------------------------------------------------------------------------------------------------- f16 tiles
 
-__device__ __forceinline__ u32 bf16_pair(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const u32*>(&pair);
-}
-
-__device__ __forceinline__ float2 half_pair(u32 word) {
+__device__ __forceinline__ float2 two_floats(u32 word) {
     return __half22float2(*reinterpret_cast<const __half2*>(&word));
 }
 
@@ -159,7 +161,7 @@ __device__ __forceinline__ float4 four_floats(const float* p) { return *reinterp
 
 __device__ __forceinline__ float4 four_floats(const __half* p) {
     const uint2 v = *reinterpret_cast<const uint2*>(p);
-    const float2 low = half_pair(v.x), high = half_pair(v.y);
+    const float2 low = two_floats(v.x), high = two_floats(v.y);
     return make_float4(low.x, low.y, high.x, high.y);
 }
 
@@ -177,23 +179,7 @@ struct Dense {
     __device__ __forceinline__ float4 four(u64 i) const { return four_floats(data + i); }  // i % 4 == 0
 };
 
-// A 4-bit tensor by its flat index. code: [16], values of the codes.
-struct Quantized {
-    const u8* data;
-    SourceScales scales;
-    const float* code;
-    __device__ __forceinline__ float at(u64 i) const {
-        return code[data[i / 2] >> (i % 2 ? 0 : 4) & 15] * scales.of(i);
-    }
-    __device__ __forceinline__ float4 four(u64 i) const {  // i % 4 == 0: two bytes of one block
-        const u32 bytes = *reinterpret_cast<const u16*>(data + i / 2);
-        const float scale = scales.of(i);
-        return make_float4(code[bytes >> 4 & 15] * scale, code[bytes & 15] * scale, code[bytes >> 12] * scale,
-                           code[bytes >> 8 & 15] * scale);
-    }
-};
-
-// Four columns of a row as bf16; what lies outside the tensor is zero.
+// Four columns of a row as f16; what lies outside the tensor is zero.
 template <class Source>
 __device__ __forceinline__ uint2 four_columns(const Source& source, u32 row, u32 col, u32 n, u32 k) {
     if (row >= n || col >= k) return make_uint2(0, 0);
@@ -207,7 +193,7 @@ __device__ __forceinline__ uint2 four_columns(const Source& source, u32 row, u32
         v.z = col + 2 < k ? source.at(i + 2) : 0.0f;
         v.w = col + 3 < k ? source.at(i + 3) : 0.0f;
     }
-    return make_uint2(bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
+    return make_uint2(saturated_pair(v.x, v.y), saturated_pair(v.z, v.w));
 }
 
 // Lane t of a quad has columns 4 t .. 4 t + 3 of 16; returns columns 2 t, 2 t + 1 (x) and 2 t + 8, 2 t + 9 (y).
@@ -248,59 +234,11 @@ __device__ __forceinline__ void tile_dense(const Source& source, u32 n, u32 k, u
     }
 }
 
-#define TILE_BF16(NAME, TYPE)                                                                                          \
+#define TILE_F16(NAME, TYPE)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256, 4)                                                               \
-    tile_bf16_##NAME(const TYPE* source, u32 n, u32 k, uint4* tiles, u32 first_tile, u32 k_pad, u32 part) {            \
+    tile_f16_##NAME(const TYPE* source, u32 n, u32 k, uint4* tiles, u32 first_tile, u32 k_pad, u32 part) {             \
         tile_dense(Dense<TYPE>{source}, n, k, tiles, first_tile, k_pad, part);                                         \
     }
-TILE_BF16(f32, float)
-TILE_BF16(f16, __half)
-TILE_BF16(bf16, __nv_bfloat16)
-
-// The same of a 4-bit tensor that 4-bit tiles cannot hold: any k, blocks of 32 weights or more that may cross rows.
-extern "C" __global__ void __launch_bounds__(256, 4)
-dequant_bf16_tiles(const u8* source, SourceScales scales, const float* code, u32 n, u32 k, uint4* tiles, u32 first_tile,
-                   u32 k_pad, u32 part) {
-    tile_dense(Quantized{source, scales, code}, n, k, tiles, first_tile, k_pad, part);
-}
-
-// ----------------------------------------------------------------------------------------------------------- row-major
-
-__device__ __forceinline__ void store_four(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
-
-__device__ __forceinline__ void store_four(__nv_bfloat16* p, float4 v) {
-    *reinterpret_cast<uint2*>(p) = make_uint2(bf16_pair(v.x, v.y), bf16_pair(v.z, v.w));
-}
-
-// to[i] = source.at(i) for `count` elements.
-template <class Source, class To>
-__device__ __forceinline__ void convert(const Source& source, To* to, u64 count) {
-    let_next_start();
-    wait_for_previous();
-    for (u64 i = (u64(blockIdx.x) * blockDim.x + threadIdx.x) * 4; i < count; i += u64(gridDim.x) * blockDim.x * 4) {
-        if (i + 4 <= count) store_four(to + i, source.four(i));
-        else
-            for (u64 j = i; j < count; ++j) to[j] = To(source.at(j));
-    }
-}
-
-#define CONVERT(FROM, FROM_TYPE, TO, TO_TYPE)                                                                          \
-    extern "C" __global__ void __launch_bounds__(256, 4)                                                               \
-    convert_##FROM##_##TO(const FROM_TYPE* source, TO_TYPE* to, u64 count) {                                           \
-        convert(Dense<FROM_TYPE>{source}, to, count);                                                                  \
-    }
-CONVERT(f16, __half, f32, float)
-CONVERT(bf16, __nv_bfloat16, f32, float)
-CONVERT(f32, float, bf16, __nv_bfloat16)
-CONVERT(f16, __half, bf16, __nv_bfloat16)
-
-// A 4-bit tensor, `count` elements: routers and norms as f32, an embedding table as bf16.
-extern "C" __global__ void __launch_bounds__(256, 4)
-dequant_f32(const u8* source, SourceScales scales, const float* code, float* to, u64 count) {
-    convert(Quantized{source, scales, code}, to, count);
-}
-
-extern "C" __global__ void __launch_bounds__(256, 4)
-dequant_bf16(const u8* source, SourceScales scales, const float* code, __nv_bfloat16* to, u64 count) {
-    convert(Quantized{source, scales, code}, to, count);
-}
+TILE_F16(f32, float)
+TILE_F16(f16, __half)
+TILE_F16(bf16, __nv_bfloat16)

@@ -45,10 +45,10 @@ extern "C" __global__ void __launch_bounds__(256) fill_normal_f32(float2* to, u6
     });
 }
 
-extern "C" __global__ void __launch_bounds__(256) fill_normal_bf16(__nv_bfloat162* to, u64 pairs, float std, u64 seed) {
+extern "C" __global__ void __launch_bounds__(256) fill_normal_f16(u32* to, u64 pairs, float std, u64 seed) {
     for_each(pairs, [&](u64 i) {
         const float2 v = normal_pair(random_bits(seed, i));
-        to[i] = __floats2bfloat162_rn(v.x * std, v.y * std);
+        to[i] = saturated_pair(v.x * std, v.y * std);
     });
 }
 

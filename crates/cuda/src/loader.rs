@@ -99,6 +99,7 @@ impl Numbers {
             Numbers::Packed(tensor) => {
                 let mut values = vec![0.0; range.len()];
                 tensor.dequantize_range(range, &mut values);
+                // What is out of range is infinite here, and the greatest number in the tiles.
                 for (out, value) in out.chunks_exact_mut(2).zip(values) {
                     out.copy_from_slice(&f16::from_f32(value).to_le_bytes());
                 }
