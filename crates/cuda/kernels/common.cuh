@@ -43,7 +43,7 @@ constexpr int KV_BLOCK = 16;      // tokens of a block of the KV cache
 // in units of the scale, where prmt(table, s) is prmt.b32 in its default mode, read as an unsigned byte: byte s % 8 of
 // the table for s below 8, and from 8 on the sign of that byte eight times, that is 255 if it is 128 or more, else 0.
 // So each table gives its byte (0 .. 255) for nibbles of its half, and 0 or 255 for those of the other half, which is
-// part of their value. Products of such bytes are of u8 with s8 (mma.m16n8k32, .u8.s8). NF4 is off by 5.6e-4 at most,
+// part of their value. Products of such bytes are of u8 with s8 (mma.m16n8k32, .u8.s8). NF4 is off by 5.7e-4 at most,
 // FP4 by rounding alone; exact values are in `code`. What pads rows and columns is a nibble that means exactly zero, by
 // the formula as by `code`.
 
