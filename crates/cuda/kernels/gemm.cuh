@@ -1,4 +1,4 @@
-// What the products of many tokens share (gemm_wgmma.cu and gemm_mma.cu): 4-bit codes looked up as pairs of bf16,
+// What the products of many tokens share (gemm_wgmma.cu and gemm_mma.cu): 4-bit codes looked up as pairs of halves,
 // scales, which tile comes when, and what becomes of the sums.
 //
 // D = W X^T. Rows of D are rows of W, columns are tokens: W in tiles of common.cuh is the A operand, a lane's word of
@@ -13,13 +13,13 @@ constexpr u32 TOKEN_BAND = 8;      // token tiles that stay together while the r
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
 
-__device__ __forceinline__ u32 pack_bf16(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+__device__ __forceinline__ u32 pack_half(float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const u32*>(&pair);
 }
 
-__device__ __forceinline__ u32 multiply_bf16(u32 a, u32 b) {
-    const __nv_bfloat162 r = __hmul2(*reinterpret_cast<__nv_bfloat162*>(&a), *reinterpret_cast<__nv_bfloat162*>(&b));
+__device__ __forceinline__ u32 multiply_half(u32 a, u32 b) {
+    const __half2 r = __hmul2(*reinterpret_cast<__half2*>(&a), *reinterpret_cast<__half2*>(&b));
     return *reinterpret_cast<const u32*>(&r);
 }
 
@@ -42,7 +42,7 @@ struct PairTable {
 
     __device__ static void fill(char* table, const float* code) {
         for (u32 i = threadIdx.x; i < 256 * 8; i += blockDim.x) {
-            const u32 pair = pack_bf16(code[i / 8 % 16], code[i / 8 / 16]);
+            const u32 pair = pack_half(code[i / 8 % 16], code[i / 8 / 16]);
             *reinterpret_cast<uint4*>(table + i / 8 * STRIDE + i % 8 * 16) = make_uint4(pair, pair, pair, pair);
         }
     }
@@ -58,10 +58,10 @@ struct PairTable {
     // A fragment of 16 columns. `scale`: of row lane / 4 in the low half, of row lane / 4 + 8 in the high half.
     __device__ static __forceinline__ void dequantize(u32 (&a)[4], u32 word, u32 scale, u32 table, u32 lane) {
         const u32 low = __byte_perm(scale, 0, 0x1010), high = __byte_perm(scale, 0, 0x3232);
-        a[0] = multiply_bf16(look_up(table, lane, word, 0), low);
-        a[2] = multiply_bf16(look_up(table, lane, word, 1), low);
-        a[1] = multiply_bf16(look_up(table, lane, word, 2), high);
-        a[3] = multiply_bf16(look_up(table, lane, word, 3), high);
+        a[0] = multiply_half(look_up(table, lane, word, 0), low);
+        a[2] = multiply_half(look_up(table, lane, word, 1), low);
+        a[1] = multiply_half(look_up(table, lane, word, 2), high);
+        a[3] = multiply_half(look_up(table, lane, word, 3), high);
     }
 };
 
@@ -193,7 +193,7 @@ struct Store {
 
 __device__ __forceinline__ float silu(float v) { return __fdividef(v, 1.0f + __expf(-v)); }
 
-// silu(gate) up as bf16 in groups: the 16 rows of a tile are eight columns of the next product's X, one chunk a token.
+// silu(gate) up as f16 in groups: the 16 rows of a tile are eight columns of the next product's X, one chunk a token.
 struct Swiglu {
     char* h;
     u32 groups;
@@ -209,7 +209,7 @@ struct Swiglu {
 #pragma unroll
             for (int i = 0; i < 4 && first + i * 8 < N; ++i) {
                 const float* s = sum + (first / 8 + i) * 4;
-                const u32 pair = pack_bf16(silu(s[0]) * s[2], silu(s[1]) * s[3]);
+                const u32 pair = saturated_pair(silu(s[0]) * s[2], silu(s[1]) * s[3]);
                 // [token][column]: two bytes each, rows of 16 bytes
                 const u32 at = staging + (i * 8 + lane % 4 * 2) * 16 + lane / 4 * 2;
                 asm volatile("st.shared.u16 [%0], %1;" :: "r"(at), "h"(u16(pair)) : "memory");

@@ -12,7 +12,7 @@
 // ----------------------------------------------------------------------------------------------------- instructions
 
 __device__ __forceinline__ void mma(float* d, const u32 (&a)[4], u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
                  " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -106,7 +106,7 @@ struct Weights4 {
 #pragma unroll
         for (int t = 0; t < S::WARP_TILES; ++t) {
             const float2 s = raw[t].decode(w, map);
-            scale[t] = pack_bf16(s.x, s.y);
+            scale[t] = pack_half(s.x, s.y);
             if (slice + 1 < p.slices) raw[t].load(w, tiles[t], slice + 1, p.lane);
         }
     }
@@ -139,7 +139,7 @@ struct Weights4 {
     }
 };
 
-// bf16: fragments as they lie, one block ahead.
+// f16: fragments as they lie, one block ahead.
 template <class S>
 struct Weights16 {
     using Matrix = Matrix16;

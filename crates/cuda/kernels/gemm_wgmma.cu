@@ -1,8 +1,8 @@
 // targets: sm_90a
-// Products of many tokens on Hopper: W in 4 bits or bf16, multiplied by warpgroup instructions (wgmma).
+// Products of many tokens on Hopper: W in 4 bits or f16, multiplied by warpgroup instructions (wgmma).
 //
 // Tokens are the N of an instruction, 64 rows of W its M. Consumers load W straight into registers (a word of codes is
-// an A fragment), turn codes into bf16 there, and multiply by X, which one warp brings into a ring in shared memory;
+// an A fragment), turn codes into f16 there, and multiply by X, which one warp brings into a ring in shared memory;
 // three more decode the scales. While the tensor cores work on some columns, the consumers decode the next. How many
 // tokens an instruction takes is decided in the kernel, by the tokens an expert has. Three shapes of a block:
 //
@@ -239,7 +239,7 @@ struct Weights4 {
 using Weights4Small = Weights4<2, 2>;
 using Weights4Large = Weights4<2, 2>;
 
-// bf16: fragments as they lie. Of four half blocks one is being multiplied, three are under way.
+// f16: fragments as they lie. Of four half blocks one is being multiplied, three are under way.
 struct Weights16 {
     using Matrix = Matrix16;
     static constexpr int STEPS = 8;
@@ -469,10 +469,10 @@ __device__ __forceinline__ void bring_scales(const Place<S>& p, const Span* span
                 const char* from = raw + min(first + i * 3, S::ROW_TILES - 1) * 256;
                 if (plain) {
                     const float2 v = reinterpret_cast<const float2*>(from)[p.lane];
-                    scale[i] = pack_bf16(v.x, v.y);
+                    scale[i] = pack_half(v.x, v.y);
                 } else {
                     const u32 code = reinterpret_cast<const u16*>(from)[p.lane];
-                    scale[i] = pack_bf16(fmaf(map[code & 255], nested[i].value[0], __shfl_sync(~0u, offset, i * 2)),
+                    scale[i] = pack_half(fmaf(map[code & 255], nested[i].value[0], __shfl_sync(~0u, offset, i * 2)),
                                          fmaf(map[code >> 8], nested[i].value[1], __shfl_sync(~0u, offset, i * 2 + 1)));
                 }
             }
@@ -553,7 +553,7 @@ __device__ __forceinline__ void gemm(const typename W::Matrix& matrix, u32 tiles
 // their padding slots.
 //
 //            block  dynamic shared memory        grid
-//   small    640    196,720 (bf16: 168,064)     any; fastest with one block a multiprocessor
+//   small    640    196,720 (f16:  168,064)     any; fastest with one block a multiprocessor
 //   split    640    209,056                     the same
 //   large    384    217,216                     the same
 

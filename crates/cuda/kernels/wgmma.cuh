@@ -35,7 +35,7 @@ __device__ __forceinline__ unsigned describe(unsigned shared_address) { return 1
     template <>                                                                                                   \
     __device__ __forceinline__ void wgmma<N>(float* d, const unsigned (&a)[4], unsigned b) {                      \
         asm volatile("{ .reg .pred p; .reg .b64 b; setp.eq.u32 p, 0, 0; mov.b64 b, {" B "};"                      \
-                     " wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16"                                  \
+                     " wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16"                                  \
                      " {" D "}, {" A "}, b, p, 1, 1, 0; }"                                                        \
                      : __VA_ARGS__                                                                                \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(1u << 30 | 1024 / 16));            \
