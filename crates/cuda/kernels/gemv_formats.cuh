@@ -1,19 +1,14 @@
-// The two formats of weights that the few-token kernels read: how a warp fetches units of them ahead, what their activations
-// look like in shared memory, and how the two are multiplied.
+// The two formats of weights that the few-token kernels read: how a warp fetches units of them ahead, what their
+// activations look like in shared memory, and how the two are multiplied.
 //
-// C columns (1, 2, 4 or 8 tokens) take 2 C columns of the B fragment, two planes of each, as 2 * column + plane. A fragment
-// has eight: C = 8 takes two (Q), and 4-bit weights of fewer columns put the blocks of 64 columns of K beside one another, so
-// that all of a unit's blocks have sums of their own after one pass: 2 C * (block % (4 / C)) + 2 * column + plane.
-// A lane's results are those of columns 2 t and 2 t + 1 of B, the two planes of one column.
+// C columns (1, 2, 4 or 8 tokens) take 2 C columns of the B fragment, two planes of each, as 2 * column + plane. A
+// fragment has eight: C = 8 takes two (Q), and 4-bit weights of fewer columns put the blocks of 64 columns of K beside
+// one another, so that all of a unit's blocks have sums of their own after one pass: 2 C * (block % (4 / C)) + 2 *
+// column + plane. A lane's results are those of columns 2 t and 2 t + 1 of B, the two planes of one column.
 #pragma once
 
 #include "stream.cuh"
 #include "w4.cuh"
-
-#ifndef GEMV_STAGES
-#define GEMV_STAGES 3
-#endif
-constexpr u32 STAGES4 = GEMV_STAGES;
 
 template <int T>
 constexpr int Q_OF = T == 8 ? 2 : 1;
@@ -28,19 +23,12 @@ __device__ __forceinline__ float lanes_sum(float v, int lanes) {
     return v;
 }
 
-// What a lane needs to know to multiply: the activations of its column of B in shared memory and the steps of its results.
-// Columns that an expert does not have read zeros.
+// What a lane needs to know to multiply: the activations of its column of B in shared memory and the steps of its
+// results. Columns that an expert does not have read zeros.
 struct Operand {
     const char* x[2];
     float step[2];
 };
-
-__device__ __forceinline__ void store_planes(char* to, u32 lane, const u32 (&hi)[4], const u32 (&lo)[4]) {
-    if (!to) return;
-    uint4* out = reinterpret_cast<uint4*>(to + lane / 4 * 128 + lane % 4 * 16);
-    out[0] = make_uint4(hi[0], hi[1], hi[2], hi[3]);
-    out[4] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
-}
 
 // ------------------------------------------------------------------------------------------------------------- 4 bits
 
@@ -50,25 +38,29 @@ struct Format4 {
     static constexpr u32 LANE_COLS = 16;      // of a unit's activations that one lane prepares
     static constexpr u32 X_BYTES = 2 * COLS;  // [4 blocks][2 planes][4 lanes t] of uint4: a word for each 16 columns
     static constexpr bool CLASSES = true;     // whether fewer columns are less work
-    static constexpr bool WHOLE_BLOCKS = true;  // k_true is a multiple of 64: a lane's columns are all there or none
+    static constexpr bool PAIRS = true;       // k_true is even
     static constexpr u32 STAGE_BYTES = 2048 + 256;  // codes; scales: plain ones fill their place
-    template <int T>
-    static constexpr u32 STAGES = STAGES4;
 
-    // Two planes of a lane's 16 columns, stored where `to` is given. Returns the step, which the unit shares.
+    // Column of value i of the 16 that a lane (of 16) prepares: four of each block, so that 16 lanes read whole lines.
+    __device__ __forceinline__ static u32 column(u32 lane, u32 i) {
+        return i / 4 * 64 + lane / 4 * 16 + lane % 4 * 2 + i % 4 / 2 * 8;
+    }
+
+    // Stores both planes of a lane's columns where `to` is given. Returns the step, which the unit shares.
     __device__ __forceinline__ static float store(char* to, u32 lane, const float (&v)[LANE_COLS], float weight) {
         float top = 1e-30f;
 #pragma unroll
         for (int i = 0; i < int(LANE_COLS); ++i) top = fmaxf(top, fabsf(v[i]));
         top = lanes_max(top, COLS / LANE_COLS);
         const float inverse = ACTIVATION_MAX / top;
-        u32 hi[4], lo[4];
+        u32* out = reinterpret_cast<u32*>(to + lane % 4 * 16 + lane / 4 * 4);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const float four[4] = {v[4 * j], v[4 * j + 1], v[4 * j + 2], v[4 * j + 3]};
-            to_planes(four, inverse, hi[j], lo[j]);
+        for (int block = 0; block < 4; ++block) {
+            const float four[4] = {v[4 * block], v[4 * block + 1], v[4 * block + 2], v[4 * block + 3]};
+            u32 hi, lo;
+            to_planes(four, inverse, hi, lo);
+            if (to) out[block * 32] = hi, out[block * 32 + 16] = lo;
         }
-        store_planes(to, lane, hi, lo);
         return top / ACTIVATION_MAX * weight;
     }
 
@@ -81,7 +73,9 @@ struct Format4 {
             codes = reinterpret_cast<const char*>(w.codes) + unit * 2048 + lane * 16;
             scales = static_cast<const char*>(w.scales) + unit * scale_bytes(w) + lane * 16;
         }
-        __device__ __forceinline__ static u32 scale_bytes(const Matrix& w) { return w.format == SCALE_PLAIN ? 256 : 64; }
+        __device__ __forceinline__ static u32 scale_bytes(const Matrix& w) {
+            return w.format == SCALE_PLAIN ? 256 : 64;
+        }
         template <class Ring>
         __device__ __forceinline__ void fetch(const Matrix& w, const Ring& ring) {
 #pragma unroll
@@ -91,8 +85,8 @@ struct Format4 {
         }
     };
 
-    // The scales of block t of a lane's rows g and g + 8, but for their codes. They are asked for one unit ahead, and where
-    // they begin one segment ahead.
+    // The scales of block t of a lane's rows g and g + 8, but for their codes. They are asked for one unit ahead, and
+    // where they begin one segment ahead.
     struct Scales {
         const float* nested[2];
         u32 block[2];
@@ -120,7 +114,8 @@ struct Format4 {
             value[0] = __ldg(nested[0] + block[0] / 256), value[1] = __ldg(nested[1] + block[1] / 256);
             block[0] += 4, block[1] += 4;
         }
-        __device__ __forceinline__ void take(float (&scale)[2], const Matrix& w, const char* stage, const float* map) const {
+        __device__ __forceinline__ void take(float (&scale)[2], const Matrix& w, const char* stage,
+                                             const float* map) const {
             const u32 lane = threadIdx.x % 32;
             if (w.format == SCALE_PLAIN) {
                 const float2 plain = reinterpret_cast<const float2*>(stage + 2048)[lane];
@@ -146,8 +141,8 @@ struct Format4 {
         }
 
         template <int C>
-        __device__ __forceinline__ void multiply(const Matrix& w, const char* stage, const float (&scale)[2], const Operand& x,
-                                                 const char* zeros) {
+        __device__ __forceinline__ void multiply(const Matrix& w, const char* stage, const float (&scale)[2],
+                                                 const Operand& x, const char* zeros) {
             constexpr int Q = Q_OF<C>, BESIDE = C < 4 ? 4 / C : 1;  // blocks that share a fragment
             const u32 lane = threadIdx.x % 32, own = lane / (8 * C) % BESIDE;
             float unit_sum[Q][2] = {};
@@ -166,10 +161,10 @@ struct Format4 {
                     for (int q = 0; q < Q; ++q) {
                         const char* from = BESIDE == 1 || own == i ? x.x[q] : zeros;
                         const uint4 b = *reinterpret_cast<const uint4*>(from + block * 128);
-                        mma_s8(sums.low[q], low[0], b.x, b.y);
-                        mma_s8(sums.high[q], high[0], b.x, b.y);
-                        mma_s8(sums.low[q], low[1], b.z, b.w);
-                        mma_s8(sums.high[q], high[1], b.z, b.w);
+                        mma_u8s8(sums.low[q], low[0], b.x, b.y);
+                        mma_u8s8(sums.high[q], high[0], b.x, b.y);
+                        mma_u8s8(sums.low[q], low[1], b.z, b.w);
+                        mma_u8s8(sums.high[q], high[1], b.z, b.w);
                     }
                 }
                 const u32 block_lane = (lane & ~3u) | (first + lane % 4 / C % BESIDE);
@@ -197,7 +192,7 @@ struct Format4 {
     };
 };
 
-// ---------------------------------------------------------------------------------------------------------------- bf16
+// ---------------------------------------------------------------------------------------------------------------- f16
 
 struct Format16 {
     using Matrix = Matrix16;
@@ -205,30 +200,41 @@ struct Format16 {
     static constexpr u32 LANE_COLS = 8;
     static constexpr u32 X_BYTES = 4 * COLS;  // [2 pairs of fragments][hi, lo][4 lanes t] of uint4 {b0, b1, b0, b1}
     static constexpr bool CLASSES = false;
-    static constexpr bool WHOLE_BLOCKS = false;
+    static constexpr bool PAIRS = false;
     static constexpr u32 STAGE_BYTES = 2048;
-    template <int T>
-    static constexpr u32 STAGES = T == 8 ? 2 : STAGES4;
 
-    // x = hi + lo, both bf16: 16 bits of mantissa.
+    __device__ __forceinline__ static u32 column(u32 lane, u32 i) { return lane / 4 * 32 + i / 2 * 8 + lane % 4 * 2; }
+
+    // x = (hi + lo) * step, hi and lo both f16: 22 bits of mantissa below the greatest of the unit, whose power of two is
+    // the step.
     __device__ __forceinline__ static float store(char* to, u32 lane, const float (&v)[LANE_COLS], float weight) {
+        float top = 1e-30f;
+#pragma unroll
+        for (int i = 0; i < int(LANE_COLS); ++i) top = fmaxf(top, fabsf(v[i]));
+        const u32 exponent = __float_as_uint(lanes_max(top, COLS / LANE_COLS)) & 0x7f800000u;
+        const float inverse = __uint_as_float(0x7f000000u - exponent);
         u32 hi[4], lo[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const float x0 = v[2 * i] * weight, x1 = v[2 * i + 1] * weight;
-            const __nv_bfloat162 h = __floats2bfloat162_rn(x0, x1);
-            const float2 back = __bfloat1622float2(h);
-            const __nv_bfloat162 l = __floats2bfloat162_rn(x0 - back.x, x1 - back.y);
+            const float2 x = make_float2(v[2 * i] * inverse, v[2 * i + 1] * inverse);
+            const __half2 h = __float22half2_rn(x);
+            const float2 back = __half22float2(h);
+            const __half2 l = __floats2half2_rn(x.x - back.x, x.y - back.y);
             hi[i] = *reinterpret_cast<const u32*>(&h), lo[i] = *reinterpret_cast<const u32*>(&l);
         }
-        store_planes(to, lane, hi, lo);
-        return 1.0f;
+        if (to) {
+            uint4* out = reinterpret_cast<uint4*>(to + lane / 4 * 128 + lane % 4 * 16);
+            out[0] = make_uint4(hi[0], hi[1], hi[2], hi[3]);
+            out[4] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
+        }
+        return __uint_as_float(exponent) * weight;
     }
 
     struct Source {
         const char* tiles;
         __device__ __forceinline__ void begin(const Matrix& w, u32 tile, u32 slice, u32 tile_units) {
-            tiles = reinterpret_cast<const char*>(w.tiles) + (u64(tile) * tile_units + slice) * 2048 + threadIdx.x % 32 * 16;
+            tiles = reinterpret_cast<const char*>(w.tiles) + (u64(tile) * tile_units + slice) * 2048 +
+                    threadIdx.x % 32 * 16;
         }
         template <class Ring>
         __device__ __forceinline__ void fetch(const Matrix&, const Ring& ring) {
@@ -247,37 +253,44 @@ struct Format16 {
 
     template <int Q_MAX>
     struct Product {
-        float sum[Q_MAX][4];
+        float sum[Q_MAX][2];  // rows g and g + 8 of a lane's column
 
         __device__ __forceinline__ explicit Product(const Matrix&) { clear(); }
         __device__ __forceinline__ void clear() {
 #pragma unroll
-            for (int q = 0; q < Q_MAX; ++q) sum[q][0] = sum[q][1] = sum[q][2] = sum[q][3] = 0;
+            for (int q = 0; q < Q_MAX; ++q) sum[q][0] = sum[q][1] = 0;
         }
 
         template <int C>
         __device__ __forceinline__ void multiply(const Matrix&, const char* stage, const float (&)[2], const Operand& x,
                                                  const char*) {
             const uint4* tiles = reinterpret_cast<const uint4*>(stage) + threadIdx.x % 32;
+            float unit_sum[Q_OF<C>][4] = {};
 #pragma unroll
             for (int pair = 0; pair < 2; ++pair) {
                 const uint4 a0 = tiles[pair * 64], a1 = tiles[pair * 64 + 32];
 #pragma unroll
                 for (int q = 0; q < Q_OF<C>; ++q) {
                     const uint4 b = *reinterpret_cast<const uint4*>(x.x[q] + pair * 128);
-                    mma(sum[q], a0, b.x, b.y);
-                    mma(sum[q], a1, b.z, b.w);
+                    mma(unit_sum[q], a0, b.x, b.y);
+                    mma(unit_sum[q], a1, b.z, b.w);
                 }
             }
+#pragma unroll
+            for (int q = 0; q < Q_OF<C>; ++q)
+#pragma unroll
+                for (int half = 0; half < 2; ++half)
+                    sum[q][half] += x.step[q] * (unit_sum[q][2 * half] + unit_sum[q][2 * half + 1]);
         }
         __device__ __forceinline__ static void mma(float (&c)[4], const uint4& a, u32 b0, u32 b1) {
-            asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                "{%0,%1,%2,%3};"
                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
         }
         template <int C>
         __device__ __forceinline__ float result(const Matrix&, int q, int half) const {
-            return sum[q][2 * half] + sum[q][2 * half + 1];
+            return sum[q][half];
         }
     };
 };

@@ -1,23 +1,18 @@
 // Which weights a warp of the few-token kernels multiplies, and in which order.
 //
-// A unit is what a warp multiplies at a time: 2 KB of weights, 16 rows of 256 columns (4 bits) or of 64 (bf16). A row is a row
-// tile of the output. A block owns a range of rows, over all their units or over a chunk of them; its units, row by row, are
-// dealt to its warps as contiguous ranges of equal length. So every warp streams a range of its own, and keeps its sums in
-// registers while it stays in a row. Activations are the block's, in shared memory.
+// A unit is what a warp multiplies at a time: 2 KB of weights, 16 rows of 256 columns (4 bits) or of 64 (f16). A row
+// is a row tile of the output. A block owns a range of rows, over all their units or over a chunk of them; its units,
+// row by row, are dealt to its warps as contiguous ranges of equal length. So every warp streams a range of its own,
+// and keeps its sums in registers while it stays in a row. Activations are the block's, in shared memory.
 #pragma once
 
 #include "common.cuh"
 
-#ifndef GEMV_WARPS
-#define GEMV_WARPS 16
-#endif
-#ifndef GEMV_BLOCKS
-#define GEMV_BLOCKS 1
-#endif
-constexpr u32 WARPS = GEMV_WARPS;
+constexpr u32 WARPS = 16;  // of a block; one block a multiprocessor
+constexpr u32 STAGES = 2;  // units of a warp on their way: more only lengthens the queue in front of small loads
 constexpr u32 THREADS = WARPS * 32;
 
-// a / b for a below 2^24, in a few instructions where a division takes many.
+// a / b for a below 2^24 and quotients below 2^21, in a few instructions where a division takes many.
 __device__ __forceinline__ u32 divide(u32 a, u32 b) {
     u32 q = u32(__fdividef(float(a), float(b)));
     const int rest = int(a - q * b);
@@ -41,33 +36,45 @@ struct Experts {
 template <Kind KIND>
 struct Plan {
     Experts experts;
-    u32 tiles;         // row tiles of a matrix of the stack
-    u32 tile_units;    // units of a row tile
-    u32 rows, units;   // of everything that is to be multiplied
-    u32 chunk, chunks; // units of a row that are multiplied between two loads of activations
-    u32 first, last;   // items of this block, item = chunk * rows + row
+    u32 tiles;          // row tiles of a matrix of the stack
+    u32 tile_units;     // units of a row tile
+    u32 rows, units;    // of everything that is to be multiplied
+    u32 chunk, chunks;  // units of a row that are multiplied between two loads of activations
+    u32 first, last;    // items of this block, item = chunk * rows + row
 
-    // `most_units`: as many units' activations fit into shared memory.
-    __device__ __forceinline__ Plan(const Experts& e, u32 tiles_, u32 tile_units_, u32 most_units)
+    // A unit's activations take `unit_bytes` of shared memory, of which there are `bytes`; `wish` is what a chunk should
+    // take, `most_chunks` how many there should be at most.
+    __device__ __forceinline__ Plan(const Experts& e, u32 tiles_, u32 tile_units_, u32 unit_bytes, u32 bytes, u32 wish,
+                                    u32 most_chunks)
         : experts(e), tiles(tiles_), tile_units(tile_units_) {
         rows = KIND == GATE_UP ? tiles * e.num_active : tiles;
         units = KIND == DOWN ? tile_units * e.num_active : tile_units;
-        chunks = units <= most_units ? 1 : (units + most_units - 1) / most_units;
-        chunk = chunks == 1 ? units : (units + chunks - 1) / chunks;
-        if (chunks > 1) chunks = (units + chunk - 1) / chunk;
+        chunk = units, chunks = 1;
+        if (u64(units) * unit_bytes > min(wish, bytes)) {
+            if (KIND == GATE_UP || bytes < unit_bytes) __trap();  // see the contract
+            const u32 room = divide(bytes, unit_bytes), least = divide(units + most_chunks - 1, most_chunks);
+            const u32 most = min(room, max(divide(wish, unit_bytes), least));
+            chunks = divide(units + most - 1, most);
+            chunk = divide(units + chunks - 1, chunks);
+            chunks = divide(units + chunk - 1, chunk);
+        }
         const u32 items = chunks * rows, each = divide(items, gridDim.x), more = items - each * gridDim.x;
         first = each * blockIdx.x + min(blockIdx.x, more);
         last = first + each + (blockIdx.x < more);
     }
 
-    __device__ __forceinline__ u32 first_chunk() const { return chunks > 1 && first < last ? first / rows : 0; }
-    __device__ __forceinline__ u32 end_chunk() const { return first == last ? 0 : chunks > 1 ? (last - 1) / rows + 1 : 1; }
+    __device__ __forceinline__ u32 first_chunk() const { return chunks > 1 && first < last ? divide(first, rows) : 0; }
+    __device__ __forceinline__ u32 end_chunk() const {
+        return first == last ? 0 : chunks > 1 ? divide(last - 1, rows) + 1 : 1;
+    }
     __device__ __forceinline__ u32 chunk_begin(u32 c) const { return c * chunk; }
     __device__ __forceinline__ u32 chunk_end(u32 c) const { return min(c * chunk + chunk, units); }
     __device__ __forceinline__ u32 row_begin(u32 c) const { return max(first, c * rows) - c * rows; }
     __device__ __forceinline__ u32 row_end(u32 c) const { return min(last, c * rows + rows) - c * rows; }
     // This block's units in a chunk, and the first of a warp's share of them.
-    __device__ __forceinline__ u32 work(u32 c) const { return (row_end(c) - row_begin(c)) * (chunk_end(c) - chunk_begin(c)); }
+    __device__ __forceinline__ u32 work(u32 c) const {
+        return (row_end(c) - row_begin(c)) * (chunk_end(c) - chunk_begin(c));
+    }
     __device__ __forceinline__ static u32 share(u32 work, u32 warp) { return work * warp / WARPS; }
 };
 
@@ -84,7 +91,9 @@ struct Segment {
         return KIND == GATE_UP ? divide(row, plan.tiles) : KIND == DOWN ? divide(unit, plan.tile_units) : 0;
     }
     // The first unit, counted within its tile.
-    __device__ __forceinline__ u32 slice(const Plan<KIND>& plan) const { return KIND == DOWN ? unit - divide(unit, plan.tile_units) * plan.tile_units : unit; }
+    __device__ __forceinline__ u32 slice(const Plan<KIND>& plan) const {
+        return KIND == DOWN ? unit - divide(unit, plan.tile_units) * plan.tile_units : unit;
+    }
     __device__ __forceinline__ bool ends_row() const { return unit + run == end; }
 
     // The first of a warp's segments in a chunk.
@@ -121,21 +130,21 @@ struct Segment {
 // ----------------------------------------------------------------------------------------------------------- the ring
 
 // A warp's units on their way through shared memory. Codes are read by the lane that copied them.
-template <u32 STAGES, u32 STAGE_BYTES>
+template <u32 STAGE_BYTES>
 struct Ring {
     const char* const data;  // [STAGES][STAGE_BYTES]
     u32 from = 0;            // offset of the stage to read
     u32 to;                  // shared address of this lane's first 16 bytes of the stage to fill
-    u64 policy;              // weights are read once: they are the first to leave the L2, which holds code and activations too
 
-    __device__ __forceinline__ explicit Ring(const char* data_) : data(data_), to(begin()) {
-        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    }
+    __device__ __forceinline__ explicit Ring(const char* data_) : data(data_), to(begin()) {}
     __device__ __forceinline__ u32 begin() const { return u32(__cvta_generic_to_shared(data)) + threadIdx.x % 32 * 16; }
 
     // 16 bytes a lane, to the same place of every lane's 16 bytes.
     __device__ __forceinline__ void copy(u32 place, const void* global) const {
-        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to + place), "l"(global), "l"(policy)
+        u64 policy;  // weights are read once: they are the first to leave the L2, which holds code and activations too
+        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to + place), "l"(global),
+                     "l"(policy)
                      : "memory");
     }
     // Every fetch ends with this, also one of nothing: the wait counts them.

@@ -1,18 +1,19 @@
-// Products of a few tokens with 4-bit weights: codes looked up as int8 by byte permutes, multiplied by the int8 tensor cores.
+// Products of a few tokens with 4-bit weights: codes looked up as bytes by permutes, multiplied by the integer tensor
+// cores.
 //
-// A code is a sign-like bit 3 and three bits b. `prmt` takes a nibble for every byte of its result: with bit 3 clear it
-// returns byte b of its two tables, with bit 3 set it repeats the sign of that byte. All magnitudes are at most 127, so one
-// permute of the codes gives |code| where a code is under 8 and 0 elsewhere, and a permute of the codes with bit 3 flipped
-// gives the others. Both halves are multiplied by the same activations and have sums and steps of their own: no select, no
-// merge, 7 integer instructions for 8 codes, and a step for each half fits NF4 better than one for both.
+// A code is two looked-up bytes, see Matrix4: one permute of the codes and one of the codes with bit 3 flipped serve four
+// of them. Both bytes are multiplied by the same activations and have sums and steps of their own: no select, no merge, 7
+// integer instructions for 8 codes.
 //
-// Activations are brought to 16 bits as two int8 planes, hi * 256 + lo, which sit in neighbouring columns of the B fragment.
+// Activations are brought to 16 bits as two int8 planes, hi * 256 + lo, which sit in neighbouring columns of the B
+// fragment.
 #pragma once
 
 #include "common.cuh"
 
 constexpr float ACTIVATION_MAX = 32512.0f;  // 127 * 256: hi stays within an int8
-// 1.5 * 2^23. Integers of less than 2^22 added to its bits, or to it as a float, are in the low bits of the sum, exactly.
+// 1.5 * 2^23. Integers of less than 2^22 added to its bits, or to it as a float, are in the low bits of the sum,
+// exactly.
 constexpr float MAGIC = 12582912.0f;
 constexpr int MAGIC_BITS = 0x4b400000;
 
@@ -23,8 +24,8 @@ __device__ __forceinline__ u32 permute(u32 low, u32 high, u32 selector) {
     return r;
 }
 
-__device__ __forceinline__ void mma_s8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+__device__ __forceinline__ void mma_u8s8(int (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -42,8 +43,8 @@ __device__ __forceinline__ void look_up(u32 (&low)[4], u32 (&high)[4], const Mat
     }
 }
 
-// Integer sums of both halves. A sum of 64 products is at most 64 * 127 * 128 < 2^22, so started at MAGIC_BITS it is a float
-// that needs no conversion, which would be slow.
+// Integer sums of both halves. A sum of 64 products is at most 64 * 255 * 128 < 2^22, so started at MAGIC_BITS it is a
+// float that needs no conversion, which would be slow.
 template <int Q>
 struct HalfSums {
     int low[Q][4], high[Q][4];
@@ -57,8 +58,9 @@ struct HalfSums {
 
     // In steps of the low half: planes joined, halves joined. `ratio` is high_step / low_step.
     __device__ __forceinline__ float value(int q, int row_half, float ratio) const {
-        auto joined = [&](const int(&sum)[4]) {
-            const float hi = __int_as_float(sum[2 * row_half]) - MAGIC, lo = __int_as_float(sum[2 * row_half + 1]) - MAGIC;
+        auto joined = [&](const int (&sum)[4]) {
+            const float hi = __int_as_float(sum[2 * row_half]) - MAGIC,
+                        lo = __int_as_float(sum[2 * row_half + 1]) - MAGIC;
             return fmaf(hi, 256.0f, lo);
         };
         return fmaf(joined(high[q]), ratio, joined(low[q]));
