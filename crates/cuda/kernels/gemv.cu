@@ -27,7 +27,7 @@
 // previous one, as they do if that is gate_up, which lets the next kernel start only once it has waited itself.
 #include "gemv_formats.cuh"
 
-constexpr u32 NONE = ~0u;
+constexpr u32 NONE = ~0u;  // no row
 
 // What the kernels have in common; their entry points say what each field means to them.
 struct Arguments {
@@ -136,8 +136,9 @@ struct Gemv {
     // Brings the activations of a chunk to planes in shared memory; with a norm, sums their squares too. A team of
     // lanes takes a unit of one or two rows at a time.
     __device__ __forceinline__ void load_activations(u32 chunk) const {
-        constexpr u32 LANES = Format::COLS / LANE_COLS, TEAMS = THREADS / LANES, BATCH = T == 1 ? 1 : 2;
-        const u32 first = plan.chunk_begin(chunk), unit_batches = (width + BATCH - 1) / BATCH;
+        constexpr u32 LANES = Format::COLS / LANE_COLS, TEAMS = THREADS / LANES, BATCH = T <= 2 ? 1 : 2;
+        chunk = opaque(chunk);
+        const u32 width = opaque(this->width), first = plan.chunk_begin(chunk), unit_batches = (width + BATCH - 1) / BATCH;
         const u32 total = (plan.chunk_end(chunk) - first) * unit_batches, member = threadIdx.x % LANES;
         // Every block begins elsewhere: the same lines wanted by all at once would come from one slice of the L2.
         const u32 shift = divide(total * (blockIdx.x % 64), 64);
@@ -260,14 +261,12 @@ struct Gemv {
 
     // ----------------------------------------------------------------------------------------------------- multiplying
 
-    // Columns of B: LINEAR: tokens; else: an expert's slots. How many there are, and where their activations and steps
-    // lie in the first unit of a chunk.
+    // Columns of B: LINEAR: tokens; else: an expert's slots. How many there are, and where a lane's activations and steps
+    // lie in the first unit of a chunk. Columns behind the last stand for the first again: nobody takes their sums.
     struct Places {
         u32 active, count;
         const char* x[Q];
-        u32 x_stride[Q];  // from unit to unit, 0 for columns that the expert does not have
         const float* step[Q];
-        u32 step_stride[Q];
     };
 
     // Calls f with the least number of columns that has code of its own and holds all.
@@ -281,21 +280,19 @@ struct Gemv {
     }
 
     __device__ __forceinline__ u32 row_of(const Places& p, u32 column) const {
-        return column >= p.count ? NONE : KIND == GATE_UP ? plan.experts.token[p.active * GROUP + column] : column;
+        if (column >= p.count) column = 0;
+        return KIND == GATE_UP ? plan.experts.token[p.active * GROUP + column] : column;
     }
     __device__ __forceinline__ void find(Places& p, u32 active) const {
         p.active = active;
         p.count = KIND == LINEAR ? a.tokens : plan.experts.count[plan.experts.active[active]];
         u32 columns = T;
         with_columns(p.count, [&](auto c) { columns = c.COUNT; });
-        const u32 mask = min(columns, 4) - 1, g = lane / 4, t = lane % 4;
+        const u32 lane = opaque(threadIdx.x % 32), g = lane / 4, t = lane % 4, mask = min(columns, 4) - 1;
 #pragma unroll
         for (int q = 0; q < Q; ++q) {
-            const u32 row = row_of(p, (g / 2 & mask) + 4 * q), result_row = row_of(p, (t & mask) + 4 * q);
-            p.x[q] = (row == NONE ? s.zeros : planes + row * Format::X_BYTES) + g % 2 * 64 + t * 16;
-            p.x_stride[q] = row == NONE ? 0 : width * Format::X_BYTES;
-            p.step[q] = result_row == NONE ? reinterpret_cast<const float*>(s.zeros) : steps + result_row;
-            p.step_stride[q] = result_row == NONE ? 0 : width;
+            p.x[q] = planes + row_of(p, (g / 2 & mask) + 4 * q) * Format::X_BYTES + g % 2 * 64 + t * 16;
+            p.step[q] = steps + row_of(p, (t & mask) + 4 * q);
         }
     }
 
@@ -303,8 +300,10 @@ struct Gemv {
                                              const float (&scale)[2], u32 unit) const {
         Operand x;
 #pragma unroll
-        for (int q = 0; q < Q; ++q)
-            x.x[q] = p.x[q] + unit * p.x_stride[q], x.step[q] = p.step[q][unit * p.step_stride[q]];
+        for (int q = 0; q < Q; ++q) {
+            x.x[q] = p.x[q] + unit * width * Format::X_BYTES;
+            x.step[q] = p.step[q][unit * width];
+        }
         const char* const zeros = s.zeros + lane / 4 % 2 * 64 + lane % 4 * 16;
         with_columns(p.count, [&](auto c) { product.template multiply<c.COUNT>(w, stage, scale, x, zeros); });
     }
@@ -366,7 +365,7 @@ struct Gemv {
     // Puts a lane's sums where they belong among those of the row tile. With DOWN columns become tokens, and are added
     // up.
     __device__ __forceinline__ void keep(const Product& product, const Places& places, float* part, bool fresh) const {
-        const u32 g = lane / 4, t = lane % 4;
+        const u32 lane = opaque(threadIdx.x % 32), g = lane / 4, t = lane % 4;
         if (KIND == DOWN && fresh) {
             for (u32 i = lane; i < PART; i += 32) part[i] = 0;
             __syncwarp();
@@ -396,6 +395,8 @@ struct Gemv {
     // Adds what the warps have of a row tile begun by this one, in their order, and writes the outputs. With several
     // chunks the sums of each go to `partial`, and whoever comes last adds them, in their order too.
     __device__ __forceinline__ void finish(u32 row, u32 chunk, bool split) const {
+        chunk = opaque(chunk);
+        const u32 lane = opaque(threadIdx.x % 32), warp = opaque(this->warp);
         const u32 work = plan.work(chunk), length = plan.chunk_end(chunk) - plan.chunk_begin(chunk);
         const u32 row_stop = split ? (row + 1 - plan.row_begin(chunk)) * length : 0;
         const float* own = s.parts + (2 * warp + 1) * PART + lane;
@@ -422,6 +423,7 @@ struct Gemv {
     __device__ __forceinline__ bool add_chunks(u32 row, u32 chunk, float (&v)[LANE_SUMS],
                                                float (&factor)[LANE_SUMS]) const {
         const bool norm = KIND == LINEAR && a.norm_weight;
+        const u32 lane = opaque(threadIdx.x % 32);
         const u32 size = PART + (norm ? 16 : 0);
         const u64 stride = u64(plan.rows) * size;
         float* place = a.partial + u64(row) * size;

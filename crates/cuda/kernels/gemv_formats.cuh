@@ -24,7 +24,7 @@ __device__ __forceinline__ float lanes_sum(float v, int lanes) {
 }
 
 // What a lane needs to know to multiply: the activations of its column of B in shared memory and the steps of its
-// results. Columns that an expert does not have read zeros.
+// results.
 struct Operand {
     const char* x[2];
     float step[2];

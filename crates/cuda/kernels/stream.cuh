@@ -20,6 +20,12 @@ __device__ __forceinline__ u32 divide(u32 a, u32 b) {
     return q + (rest >= int(b));
 }
 
+// The same value, from which nothing is computed ahead: what is rarely needed is not to occupy registers in the loops.
+__device__ __forceinline__ u32 opaque(u32 v) {
+    asm volatile("" : "+r"(v));
+    return v;
+}
+
 enum Kind {
     LINEAR,   // rows: row tiles; units: those of a row tile
     GATE_UP,  // rows: row tiles of one active expert after another
