@@ -5,6 +5,7 @@
 //! the end of the arena, where activations and the cache will be.
 #![allow(unsafe_code)] // copies to and kernels on addresses that the arena gave
 
+use std::ffi::c_void;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use half::f16;
 use quant::{Dtype, PackedTensor};
 
 use crate::codes::Nibbles;
-use crate::driver::{Context, Event, Pinned, Stream};
+use crate::driver::{Context, Event, Launch, Pinned, Stream};
 use crate::kernels::Kernels;
 use crate::layout::Place;
 use crate::{CudaError, params};
@@ -213,112 +214,59 @@ impl<'a> Worker<'a> {
     fn step(&mut self, step: &Step) -> Result<(), CudaError> {
         match step {
             Step::Copy { from, to } => self.copy(from, *to),
-            Step::Codes { tensor, tiles } => {
-                self.by_rows(tiles, tiles.k / 2, &|worker, slot, rows| {
-                    let bytes = rows.start * tiles.k / 2..rows.end * tiles.k / 2;
-                    let device = worker.fill(slot, bytes.len(), |to| {
-                        to.copy_from_slice(&tensor.packed[bytes]);
-                    })?;
-                    let nibbles = Nibbles::of(tensor.quant_type);
-                    let (new_nibbles, zero) = (nibbles.of_codes(), u32::from(nibbles.zero));
-                    worker.tile("tile_codes", tiles, &rows, |n, first_tile, kernel| {
-                        let (k, k_padded, part) = tiles.numbers();
-                        kernel.launch(params![
-                            &device,
-                            &n,
-                            &k,
-                            &new_nibbles,
-                            &zero,
-                            &tiles.to,
-                            &first_tile,
-                            &k_padded,
-                            &part
-                        ])
-                    })
-                })
-            }
+            Step::Codes { tensor, tiles } => self.codes(tensor, tiles),
             Step::NestedScales { codes, tiles } => {
                 let per_row = tiles.k / 64;
-                self.by_rows(tiles, per_row, &|worker, slot, rows| {
-                    let bytes = rows.start * per_row..rows.end * per_row;
-                    let device =
-                        worker.fill(slot, bytes.len(), |to| to.copy_from_slice(&codes[bytes]))?;
-                    worker.tile("tile_scales_nested", tiles, &rows, |n, first_tile, kernel| {
-                        let (_, k_padded, part) = tiles.numbers();
-                        let per_row = per_row as u32;
-                        kernel.launch(params![
-                            &device,
-                            &n,
-                            &per_row,
-                            &tiles.to,
-                            &first_tile,
-                            &k_padded,
-                            &part
-                        ])
-                    })
+                let tiling = Tiling { kernel: "tile_scales_nested", width: per_row, nibbles: None };
+                self.tile(tiles, &tiling, per_row, &|rows, to| {
+                    to.copy_from_slice(&codes[rows.start * per_row..rows.end * per_row]);
                 })
             }
-            Step::PlainScales { tensor, tiles } => {
-                let per_row = tiles.k / 64;
-                self.by_rows(tiles, 4 * per_row, &|worker, slot, rows| {
-                    let blocks = rows.start * per_row..rows.end * per_row;
-                    let device = worker.fill(slot, 4 * blocks.len(), |to| {
-                        for (to, block) in to.chunks_exact_mut(4).zip(blocks) {
-                            let scale = tensor.absmax.get(block * 64 / tensor.blocksize);
-                            to.copy_from_slice(&scale.to_le_bytes());
-                        }
-                    })?;
-                    worker.tile("tile_scales_plain", tiles, &rows, |n, first_tile, kernel| {
-                        let (_, k_padded, part) = tiles.numbers();
-                        let per_row = per_row as u32;
-                        kernel.launch(params![
-                            &device,
-                            &n,
-                            &per_row,
-                            &tiles.to,
-                            &first_tile,
-                            &k_padded,
-                            &part
-                        ])
-                    })
-                })
-            }
-            Step::Dense { source, tiles } => {
-                let size = source.dtype().size();
-                let name = match source.dtype() {
-                    Dtype::Bf16 => "tile_f16_bf16",
-                    Dtype::F16 => "tile_f16_f16",
-                    Dtype::F32 => "tile_f16_f32",
-                };
-                self.by_rows(tiles, tiles.k * size, &|worker, slot, rows| {
-                    let elements = rows.start * tiles.k..rows.end * tiles.k;
-                    let device = worker
-                        .fill(slot, elements.len() * size, |to| source.write(elements, to))?;
-                    worker.tile(name, tiles, &rows, |n, first_tile, kernel| {
-                        let (k, k_padded, part) = tiles.numbers();
-                        kernel.launch(params![
-                            &device,
-                            &n,
-                            &k,
-                            &tiles.to,
-                            &first_tile,
-                            &k_padded,
-                            &part
-                        ])
-                    })
-                })
-            }
+            Step::PlainScales { tensor, tiles } => self.plain_scales(tensor, tiles),
+            Step::Dense { source, tiles } => self.dense(source, tiles),
             Step::RandomBytes { to, len, seed } => {
                 let count = *len as u64 / 16;
-                self.random("fill_bytes", |kernel| kernel.launch(params![to, &count, seed]))
+                self.launch("measure", "fill_bytes", params![to, &count, seed])
             }
             Step::RandomF16 { to, len, std, seed } => {
                 let pairs = *len as u64 / 2;
-                self.random("fill_normal_f16", |kernel| {
-                    kernel.launch(params![to, &pairs, std, seed])
-                })
+                self.launch("measure", "fill_normal_f16", params![to, &pairs, std, seed])
             }
         }
+    }
+
+    fn codes(&mut self, tensor: &PackedTensor, tiles: &Tiles) -> Result<(), CudaError> {
+        let nibbles = Nibbles::of(tensor.quant_type);
+        let nibbles = Some((nibbles.of_codes(), u32::from(nibbles.zero)));
+        let tiling = Tiling { kernel: "tile_codes", width: tiles.k, nibbles };
+        let row = tiles.k / 2;
+        self.tile(tiles, &tiling, row, &|rows, to| {
+            to.copy_from_slice(&tensor.packed[rows.start * row..rows.end * row]);
+        })
+    }
+
+    fn plain_scales(&mut self, tensor: &PackedTensor, tiles: &Tiles) -> Result<(), CudaError> {
+        let per_row = tiles.k / 64;
+        let tiling = Tiling { kernel: "tile_scales_plain", width: per_row, nibbles: None };
+        self.tile(tiles, &tiling, 4 * per_row, &|rows, to| {
+            let blocks = rows.start * per_row..rows.end * per_row;
+            for (to, block) in to.chunks_exact_mut(4).zip(blocks) {
+                let scale = tensor.absmax.get(block * 64 / tensor.blocksize);
+                to.copy_from_slice(&scale.to_le_bytes());
+            }
+        })
+    }
+
+    fn dense(&mut self, source: &Numbers, tiles: &Tiles) -> Result<(), CudaError> {
+        let kernel = match source.dtype() {
+            Dtype::Bf16 => "tile_f16_bf16",
+            Dtype::F16 => "tile_f16_f16",
+            Dtype::F32 => "tile_f16_f32",
+        };
+        let tiling = Tiling { kernel, width: tiles.k, nibbles: None };
+        self.tile(tiles, &tiling, tiles.k * source.dtype().size(), &|rows, to| {
+            source.write(rows.start * tiles.k..rows.end * tiles.k, to);
+        })
     }
 
     fn copy(&mut self, from: &Bytes, to: u64) -> Result<(), CudaError> {
@@ -333,12 +281,14 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Calls `f` with a free slot and some rows, as many as a slot holds, until all are done.
-    fn by_rows(
+    /// Brings a matrix to its tiles, as many rows at a time as a slot holds: `write` writes those rows, `row_bytes` each,
+    /// as the kernel reads them.
+    fn tile(
         &mut self,
         tiles: &Tiles,
+        tiling: &Tiling,
         row_bytes: usize,
-        f: &dyn Fn(&mut Self, usize, Range<usize>) -> Result<(), CudaError>,
+        write: &dyn Fn(Range<usize>, &mut [u8]),
     ) -> Result<(), CudaError> {
         // Whole tiles of either kind: a tile is written by one launch.
         let rows_max = SLOT_BYTES / row_bytes.max(1) / 16 * 16;
@@ -347,8 +297,35 @@ impl<'a> Worker<'a> {
             return Err(CudaError::argument("loading a matrix", reason));
         }
         for start in (0..tiles.n).step_by(rows_max) {
+            let rows = start..tiles.n.min(start + rows_max);
             let slot = self.next_slot()?;
-            f(self, slot, start..tiles.n.min(start + rows_max))?;
+            let Slot { pinned, device, .. } = &mut self.slots[slot];
+            let staged = &mut pinned[..rows.len() * row_bytes];
+            write(rows.clone(), staged);
+            let device = *device;
+            // SAFETY: the slot is left alone until its event has come.
+            unsafe { self.stream.copy_to_device(device, staged)? };
+            let first_tile = tiles.place.first_tile + start / tiles.place.part.rows();
+            let (n, width, first_tile) =
+                (rows.len() as u32, tiling.width as u32, first_tile as u32);
+            let (k_padded, part) = (tiles.k_padded as u32, tiles.place.part.code());
+            let params: &mut [*mut c_void] = match &tiling.nibbles {
+                Some((new, zero)) => {
+                    params![
+                        &device,
+                        &n,
+                        &width,
+                        new,
+                        zero,
+                        &tiles.to,
+                        &first_tile,
+                        &k_padded,
+                        &part
+                    ]
+                }
+                None => params![&device, &n, &width, &tiles.to, &first_tile, &k_padded, &part],
+            };
+            self.launch("load", tiling.kernel, params)?;
             self.slots[slot].free.record(&self.stream)?;
         }
         Ok(())
@@ -361,67 +338,31 @@ impl<'a> Worker<'a> {
         Ok(slot)
     }
 
-    /// Fills a slot and starts its copy; returns where it arrives.
-    fn fill(
-        &mut self,
-        slot: usize,
-        len: usize,
-        write: impl FnOnce(&mut [u8]),
-    ) -> Result<u64, CudaError> {
-        let Slot { pinned, device, .. } = &mut self.slots[slot];
-        write(&mut pinned[..len]);
-        // SAFETY: the slot is left alone until its event has come.
-        unsafe { self.stream.copy_to_device(*device, &pinned[..len])? };
-        Ok(*device)
-    }
-
-    /// Launches a tiling kernel on some rows: `f` gets their number and their first tile.
-    fn tile(
+    fn launch(
         &self,
-        name: &'static str,
-        tiles: &Tiles,
-        rows: &Range<usize>,
-        f: impl FnOnce(u32, u32, Loading<'_>) -> Result<(), CudaError>,
+        file: &'static str,
+        name: &str,
+        params: &mut [*mut c_void],
     ) -> Result<(), CudaError> {
-        let first_tile = tiles.place.first_tile + rows.start / tiles.place.part.rows();
-        f(rows.len() as u32, first_tile as u32, Loading { worker: self, file: "load", name })
-    }
-
-    fn random(
-        &self,
-        name: &'static str,
-        f: impl FnOnce(Loading<'_>) -> Result<(), CudaError>,
-    ) -> Result<(), CudaError> {
-        f(Loading { worker: self, file: "measure", name })
-    }
-}
-
-/// A kernel about to be launched on a worker's stream.
-struct Loading<'a> {
-    worker: &'a Worker<'a>,
-    file: &'static str,
-    name: &'static str,
-}
-
-impl Loading<'_> {
-    fn launch(self, params: &mut [*mut std::ffi::c_void]) -> Result<(), CudaError> {
-        let launch = crate::driver::Launch {
+        let launch = Launch {
             grid: [GRID, 1, 1],
             block: [BLOCK, 1, 1],
             shared: 0,
             dependent: false,
             cluster: None,
         };
-        let kernel = self.worker.kernels.get(self.file, self.name)?;
-        // SAFETY: the parameters are those of the kernel's declaration in load.cu or measure.cu; addresses are of the
-        // slot and of memory that the arena gave for the whole stack.
-        unsafe { self.worker.stream.launch(&kernel.function, launch, params) }
+        let kernel = self.kernels.get(file, name)?;
+        // SAFETY: the parameters are those of the kernel's declaration in load.cu or measure.cu; addresses are of the slot
+        // and of memory that the arena gave for the whole stack.
+        unsafe { self.stream.launch(&kernel.function, launch, params) }
     }
 }
 
-impl Tiles {
-    /// Columns, columns in memory, and the part, as kernels take them.
-    fn numbers(&self) -> (u32, u32, u32) {
-        (self.k as u32, self.k_padded as u32, self.place.part.code())
-    }
+/// Which kernel brings rows to their tiles, and what it takes beside them.
+struct Tiling {
+    kernel: &'static str,
+    /// Columns of the matrix, or scales of a row.
+    width: usize,
+    /// New nibbles of 4-bit codes, and that of zero.
+    nibbles: Option<(u64, u32)>,
 }

@@ -209,7 +209,7 @@ impl Matrices<'_> {
         // Halves of rows that are not there read the first scales.
         let any = nested;
         tiles.iter_mut().filter(|half| half.nested == 0).for_each(|half| half.nested = any);
-        let tiles: Vec<u8> = tiles.iter().flat_map(|half| bytes_of(half)).copied().collect();
+        let tiles: Vec<u8> = tiles.iter().flat_map(bytes_of).copied().collect();
         let scales = bytemuck::cast_slice::<f32, u8>(&scales).to_vec();
         self.loader.submit(vec![
             Step::Copy { from: tiles.into(), to: halves },

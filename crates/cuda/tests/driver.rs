@@ -1,6 +1,7 @@
 //! The driver layer on a real card; without a driver, or a card, these tests pass at once.
 
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 use std::time::Instant;
 

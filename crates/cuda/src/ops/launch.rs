@@ -46,7 +46,7 @@ impl Cuda {
         let kernel = self.kernels.get(file, name)?;
         let shared = match shared {
             Shared::Bytes(bytes) => bytes,
-            Shared::All => self.device().max_shared_per_block_optin as u32 - kernel.static_shared,
+            Shared::All => self.device().max_shared_per_block_optin - kernel.static_shared,
         };
         kernel.allow_shared(shared)?;
         let block = [kernel.threads, 1, 1];
