@@ -100,9 +100,12 @@ struct Gemv {
     using RingOf = Ring<Format::STAGE_BYTES>;
     static constexpr int Q = Q_OF<T>;
     static constexpr u32 PART = Smem::PART, LANE_COLS = Format::LANE_COLS;
-    // Activations of a chunk, in bytes. Every block reads all of its chunk's from the L2, which takes long where they are
+    // Activations of a chunk, in bytes. Every block reads all of its chunk's from the L2, which takes long where they
+    // are
     // many; a chunk more costs a round of sums through the L2.
-    static constexpr u32 WISH_KB = KIND == DOWN ? (T == 1 ? 15 : T == 2 ? 30 : 60)
+    static constexpr u32 WISH_KB = KIND == DOWN ? (T == 1   ? 15
+                                                   : T == 2 ? 30
+                                                            : 60)
                                                 : (KIND == LINEAR && T == 8 ? 36 : 1024);
     static constexpr u32 WISH = WISH_KB * 1024 * (Format::X_BYTES / 2 / Format::COLS);
     static constexpr u32 MOST_CHUNKS = KIND == DOWN ? 32 : 4;
@@ -122,7 +125,8 @@ struct Gemv {
         : w(w_),
           a(a_),
           s(s_),
-          plan(experts, a_.tiles, w_.k / Format::COLS, width_ * (Format::X_BYTES + 8), s_.rest_bytes, WISH, MOST_CHUNKS),
+          plan(experts, a_.tiles, w_.k / Format::COLS, width_ * (Format::X_BYTES + 8), s_.rest_bytes, WISH,
+               MOST_CHUNKS),
           width(width_),
           planes(s_.rest),
           steps(reinterpret_cast<float*>(s_.rest + plan.chunk * width_ * Format::X_BYTES)),
@@ -138,7 +142,8 @@ struct Gemv {
     __device__ __forceinline__ void load_activations(u32 chunk) const {
         constexpr u32 LANES = Format::COLS / LANE_COLS, TEAMS = THREADS / LANES, BATCH = T <= 2 ? 1 : 2;
         chunk = opaque(chunk);
-        const u32 width = opaque(this->width), first = plan.chunk_begin(chunk), unit_batches = (width + BATCH - 1) / BATCH;
+        const u32 width = opaque(this->width), first = plan.chunk_begin(chunk),
+                  unit_batches = (width + BATCH - 1) / BATCH;
         const u32 total = (plan.chunk_end(chunk) - first) * unit_batches, member = threadIdx.x % LANES;
         // Every block begins elsewhere: the same lines wanted by all at once would come from one slice of the L2.
         const u32 shift = divide(total * (blockIdx.x % 64), 64);
@@ -261,7 +266,8 @@ struct Gemv {
 
     // ----------------------------------------------------------------------------------------------------- multiplying
 
-    // Columns of B: LINEAR: tokens; else: an expert's slots. How many there are, and where a lane's activations and steps
+    // Columns of B: LINEAR: tokens; else: an expert's slots. How many there are, and where a lane's activations and
+    // steps
     // lie in the first unit of a chunk. Columns behind the last stand for the first again: nobody takes their sums.
     struct Places {
         u32 active, count;

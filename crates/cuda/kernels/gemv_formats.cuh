@@ -205,7 +205,8 @@ struct Format16 {
 
     __device__ __forceinline__ static u32 column(u32 lane, u32 i) { return lane / 4 * 32 + i / 2 * 8 + lane % 4 * 2; }
 
-    // x = (hi + lo) * step, hi and lo both f16: 22 bits of mantissa below the greatest of the unit, whose power of two is
+    // x = (hi + lo) * step, hi and lo both f16: 22 bits of mantissa below the greatest of the unit, whose power of two
+    // is
     // the step.
     __device__ __forceinline__ static float store(char* to, u32 lane, const float (&v)[LANE_COLS], float weight) {
         float top = 1e-30f;

@@ -48,7 +48,8 @@ struct Plan {
     u32 chunk, chunks;  // units of a row that are multiplied between two loads of activations
     u32 first, last;    // items of this block, item = chunk * rows + row
 
-    // A unit's activations take `unit_bytes` of shared memory, of which there are `bytes`; `wish` is what a chunk should
+    // A unit's activations take `unit_bytes` of shared memory, of which there are `bytes`; `wish` is what a chunk
+    // should
     // take, `most_chunks` how many there should be at most.
     __device__ __forceinline__ Plan(const Experts& e, u32 tiles_, u32 tile_units_, u32 unit_bytes, u32 bytes, u32 wish,
                                     u32 most_chunks)

@@ -1,8 +1,10 @@
 // Products of a few tokens with 4-bit weights: codes looked up as bytes by permutes, multiplied by the integer tensor
 // cores.
 //
-// A code is two looked-up bytes, see Matrix4: one permute of the codes and one of the codes with bit 3 flipped serve four
-// of them. Both bytes are multiplied by the same activations and have sums and steps of their own: no select, no merge, 7
+// A code is two looked-up bytes, see Matrix4: one permute of the codes and one of the codes with bit 3 flipped serve
+// four
+// of them. Both bytes are multiplied by the same activations and have sums and steps of their own: no select, no merge,
+// 7
 // integer instructions for 8 codes.
 //
 // Activations are brought to 16 bits as two int8 planes, hi * 256 + lo, which sit in neighbouring columns of the B
