@@ -10,7 +10,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use quant::{QuantConfig, QuantType};
 
 use crate::build;
-use crate::commands::{bench, chat, completions, demo, doctor, prompt, quantize, score};
+use crate::commands::{bench, chat, completions, demo, doctor, prompt, quantize, score, selftest};
 use crate::output::{self, CliError};
 
 const EXIT_CODES: &str = "\
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     /// Say which GPUs there are, and what keeps one from being used
     Doctor(doctor::DoctorArgs),
+    /// Compare every operation on a GPU with the CPU
+    Selftest(selftest::SelftestArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -66,6 +68,7 @@ impl Command {
             Command::Score(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Doctor(args) => args.json,
+            Command::Selftest(args) => args.json,
             Command::Chat(_) | Command::Completions(_) => false,
         }
     }

@@ -38,6 +38,9 @@ pub(crate) enum CliError {
     /// Something was looked for and found; how much.
     #[error("{0}")]
     Findings(String),
+    /// What was compared is not the same; the first of it.
+    #[error("{0}")]
+    Differs(String),
     /// The work was done but did not come out right.
     #[error("{0}")]
     Failed(String),
@@ -105,6 +108,7 @@ impl Verdict {
             }
             CliError::Write { .. } => Self::new(1, "write_failed", None),
             CliError::Failed(_) => Self::new(1, "failed", None),
+            CliError::Differs(_) => Self::new(1, "differs", None),
             CliError::Findings(_) => Self::new(5, "findings", None),
         }
     }
@@ -167,8 +171,8 @@ fn report(error: &Error) -> ExitCode {
         }
         Some(CliError::Usage { text: Some(text), .. }) => note(text.trim_end()),
         // They stand in the report already.
-        Some(CliError::Findings(count)) => {
-            note(count);
+        Some(CliError::Findings(what) | CliError::Differs(what)) => {
+            note(what);
             return ExitCode::from(verdict.exit_code);
         }
         _ if verdict.exit_code == 0 => return ExitCode::SUCCESS,

@@ -355,8 +355,17 @@ fn the_demo_model_has_a_name_in_every_command() {
 
 #[test]
 fn help_needs_nothing() {
-    for command in ["demo", "prompt", "chat", "quantize", "score", "bench", "doctor", "completions"]
-    {
+    for command in [
+        "demo",
+        "prompt",
+        "chat",
+        "quantize",
+        "score",
+        "bench",
+        "doctor",
+        "selftest",
+        "completions",
+    ] {
         let run = halfbyte(&[command, "--help"]);
         assert_eq!((run.code, run.stderr.as_str()), (0, ""));
         assert!(run.stdout.contains("Usage: halfbyte"), "{}", run.stdout);

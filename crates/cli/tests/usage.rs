@@ -147,6 +147,22 @@ fn a_gpu_is_never_replaced_by_the_cpu() {
 }
 
 #[test]
+fn a_selftest_needs_a_gpu() {
+    // On a machine with several GPUs the last number is still none of them.
+    let run = halfbyte(&["selftest", "--device", "cuda:4000"]);
+    assert_eq!((run.code, run.stdout.as_str()), (4, ""), "{}", run.text());
+    assert!(run.stderr.starts_with("error: cuda:4000 cannot be used: "), "{}", run.stderr);
+    check(
+        &["selftest", "--device", "cpu"],
+        expect![[r#"
+            exit 2
+            --- stderr
+            error: --device: the CPU is what a GPU is compared with
+        "#]],
+    );
+}
+
+#[test]
 fn a_full_disk_is_told() {
     let Ok(full) = File::options().write(true).open("/dev/full") else { return };
     let output = command(&["completions", "bash"]).stdout(full).output().unwrap();

@@ -1,6 +1,6 @@
 //! `halfbyte demo`: the model in this binary reads an accounting document.
 
-mod task;
+pub(super) mod task;
 mod evaluate;
 
 use std::path::PathBuf;

@@ -15,7 +15,7 @@ pub(super) const ANSWER_TOKENS_MAX: usize = 128;
 const INSTRUCTION: &str = "Read this accounting document and answer with one JSON object.";
 
 /// The message of the user's turn.
-pub(super) fn message(our_business: &str, text: &str) -> String {
+pub(in crate::commands) fn message(our_business: &str, text: &str) -> String {
     format!("{INSTRUCTION}\nOur business: {our_business}\n\n{}", text.trim_matches('\n'))
 }
 
