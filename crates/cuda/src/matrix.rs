@@ -27,6 +27,14 @@ impl Matrix {
         }
     }
 
+    /// Columns in memory.
+    pub(crate) fn k_padded(&self) -> u32 {
+        match self {
+            Matrix::W4(matrix) => matrix.k,
+            Matrix::W16(matrix) => matrix.k,
+        }
+    }
+
     /// Tiles of all its rows.
     pub(crate) fn row_tiles(&self) -> u32 {
         match self {

@@ -105,7 +105,8 @@ impl Wants {
     }
 }
 
-/// Most parts that a product of few rows sums a row tile from: projections, and experts' down.
+/// Most parts that a product of few rows sums a row tile from: projections, and experts' down. As `gemv.cu` says, given
+/// the rows that each card takes.
 const LINEAR_PARTS: usize = 8;
 const DOWN_PARTS: usize = 64;
 

@@ -2,7 +2,6 @@
 
 use backend::Attention;
 
-use super::FEW;
 use super::launch::Shared;
 use crate::CudaError;
 use crate::backend::{Cuda, KvCache, Vector};
@@ -32,7 +31,7 @@ impl Cuda {
         out: &mut Buffer,
     ) -> Result<(), CudaError> {
         out.rows = qkv.rows;
-        out.form = if qkv.rows <= FEW { Form::Rows } else { Form::Groups };
+        out.form = if qkv.rows <= self.few() { Form::Rows } else { Form::Groups };
         if out.form == Form::Groups && !out.cols.is_multiple_of(SLICE) {
             self.clear(out)?;
         }

@@ -2,7 +2,6 @@
 
 use backend::Norm;
 
-use super::FEW;
 use super::launch::Shared;
 use super::linear::{few_name, matrix_param, norm_params, param};
 use crate::CudaError;
@@ -20,7 +19,7 @@ impl Cuda {
         norm: &Norm<Vector>,
         mlp: &Experts,
     ) -> Result<(), CudaError> {
-        if residual.rows <= FEW {
+        if self.takes_few(residual.rows, mlp) {
             return self.experts_few(residual, norm, mlp, self.step.dense);
         }
         let routes = self.step.dense;
@@ -44,7 +43,7 @@ impl Cuda {
         self.route(residual, norm, moe, routes)?;
         self.watch(routes)?;
         let experts = &moe.experts;
-        if residual.rows <= FEW {
+        if self.takes_few(residual.rows, experts) {
             return self.experts_few(residual, norm, experts, routes);
         }
         let rows = residual.rows;
@@ -103,6 +102,11 @@ impl Cuda {
         )
     }
 
+    /// Whether so many rows go to the kernels for few.
+    fn takes_few(&self, rows: usize, experts: &Experts) -> bool {
+        rows <= self.few() && self.gate_up_fits(&experts.gate_up, rows, experts.count)
+    }
+
     /// Notes how many experts have tokens, if somebody wants to know.
     fn watch(&mut self, routes: Routes) -> Result<(), CudaError> {
         let Some(watched) = &mut self.watched else { return Ok(()) };
@@ -135,7 +139,7 @@ impl Cuda {
             norm_topk_prob: i32::from(moe.norm_topk_prob),
         };
         let (ld, rows) = (x.ld(), x.rows as u32);
-        if x.rows <= FEW {
+        if x.rows <= self.few() {
             let tokens = x.rows.next_power_of_two();
             // Through a cluster's shared memory, where there are clusters and few experts; else through a counter.
             if self.kernels.are_dependent() && experts <= 16 {

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use crate::CudaError;
 use crate::backend::Cuda;
 use crate::driver::Launch;
+use crate::scratch::FEW;
 
 /// Dynamic shared memory of a block.
 #[derive(Clone, Copy)]
@@ -66,6 +67,16 @@ impl Cuda {
         params: &mut [*mut c_void],
     ) -> Result<(), CudaError> {
         self.launch("layer", name, [rows, 1, 1], Shared::NONE, params)
+    }
+
+    /// Most rows that go to the kernels for few: they keep the activations in shared memory, of which cards have 99 to
+    /// 227 KB a block.
+    pub(super) fn few(&self) -> usize {
+        match self.device().max_shared_per_block_optin >> 10 {
+            200.. => FEW,
+            150.. => FEW / 2,
+            _ => FEW / 4,
+        }
     }
 
     /// Multiprocessors of the card.

@@ -2,7 +2,6 @@
 
 use backend::Norm;
 
-use super::FEW;
 use super::launch::Shared;
 use crate::CudaError;
 use crate::backend::{Cuda, Vector};
@@ -37,7 +36,7 @@ impl Cuda {
         let (ld, to) = (out.ld(), out.address);
         out.rows = x.rows;
         out.form = Form::Rows;
-        if x.rows <= FEW {
+        if x.rows <= self.few() {
             let rows = FewRows { address: x.address, ld: x.ld(), tokens: x.rows };
             return self.project_few(rows, norm, linear, to, ld, add);
         }
@@ -54,7 +53,7 @@ impl Cuda {
         Ok(())
     }
 
-    /// The same for rows of f32, at most [`FEW`].
+    /// The same for few rows of f32.
     pub(super) fn project_few(
         &mut self,
         x: FewRows,
@@ -94,6 +93,19 @@ impl Cuda {
             )?;
         }
         Ok(())
+    }
+
+    /// Whether all activations of gate and up have room beside what the kernel for few rows needs: the contract at the top
+    /// of `gemv.cu`.
+    pub(super) fn gate_up_fits(&self, matrix: &Matrix, tokens: usize, experts: usize) -> bool {
+        let (stage, unit, unit_columns) = match matrix {
+            Matrix::W4(_) => (2304, 512, 256),
+            Matrix::W16(_) => (2048, 256, 64),
+        };
+        let tokens = tokens.next_power_of_two();
+        let units = matrix.k_padded() as usize / unit_columns;
+        let fixed = 32 * stage + 1152 + unit + 2048 * tokens + (44 * experts).next_multiple_of(128);
+        fixed + units * tokens * (unit + 8) <= self.device().max_shared_per_block_optin as usize
     }
 
     /// Launches a kernel for few rows: a block for each multiprocessor, with all shared memory there is.

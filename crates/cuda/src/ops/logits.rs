@@ -3,7 +3,6 @@
 use backend::{Drawn, Norm};
 use bytemuck::cast_slice;
 
-use super::FEW;
 use super::launch::Shared;
 use super::linear::{FewRows, norm_params};
 use crate::CudaError;
@@ -31,7 +30,7 @@ impl Cuda {
         let scratch = self.scratch()?;
         let ld = row_len(lm_head.n) as u32;
         let row_index = self.step.logit_rows;
-        if rows <= FEW {
+        if rows <= self.few() {
             let (norm_weight, eps) = norm_params(norm);
             let (k, ldx) = (lm_head.k as u32, x.ld());
             let (to, ldo) = (scratch.logit_rows, row_len(lm_head.k) as u32);

@@ -1,6 +1,6 @@
 //! The operations. Each is a few launches on one stream; nothing waits for the device before the step has ended.
 //!
-//! Up to [`FEW`] rows go to kernels that read activations as rows of f32 and are bound by reading the weights. More rows go
+//! Up to [`FEW`](crate::scratch::FEW) rows go to kernels that read activations as rows of f32 and are bound by reading the weights. More rows go
 //! to kernels for tensor cores, whose activations lie in groups.
 #![allow(unsafe_code)] // launches: addresses are of the arena, shapes those that it was planned for
 
@@ -19,8 +19,6 @@ use crate::driver::Pinned;
 use crate::matrix::{Experts, Linear, MoeLayer};
 use crate::params;
 use crate::step::Step;
-
-pub(crate) use crate::scratch::FEW;
 
 /// Most sequences whose steps are recorded: beyond, launches cost little beside the work.
 const RECORDED_MAX: usize = 256;
