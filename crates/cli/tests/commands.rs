@@ -375,7 +375,7 @@ fn help_needs_nothing() {
     let lines: Vec<&str> = run.stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(lines, ["halfbyte", "build:", "target:", "cpu", "cuda"]);
     let kernels = run.stdout.lines().last().unwrap();
-    assert!(kernels.contains("none (") || kernels.contains("sm_90a"), "{kernels}");
+    assert!(kernels.contains("none (") || kernels.contains("(NVRTC "), "{kernels}");
     let version = concat!("halfbyte ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(halfbyte(&["-V"]).stdout, version);
 }
