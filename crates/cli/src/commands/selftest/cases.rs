@@ -57,10 +57,14 @@ const EIGHT: &[(usize, usize)] = &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1
 const NINE: &[(usize, usize)] =
     &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1)];
 
-const FEW_WIDE: &[Class] = &[
+/// Each number of rows by itself: with wide matrices each has its own way to cut them into chunks.
+const WIDE: &[Class] = &[
     Class { name: "1 row", steps: &[&[(0, 1)]] },
-    Class { name: "8 rows", steps: &[&[(1, 8)]] },
-    Class { name: "20 rows", steps: &[&[(2, 20)]] },
+    Class { name: "2 rows", steps: &[&[(0, 2)]] },
+    Class { name: "4 rows", steps: &[&[(1, 4)]] },
+    Class { name: "8 rows", steps: &[&[(2, 8)]] },
+    Class { name: "8 rows, replayed", steps: &[EIGHT, EIGHT, EIGHT] },
+    Class { name: "10 rows", steps: &[&[(3, 10)]] },
 ];
 
 const ATTENTION: &[Class] = &[
@@ -118,6 +122,7 @@ pub(super) fn all() -> Result<Vec<Case>> {
     let mut cases = head()?;
     cases.extend(dense()?);
     cases.extend(experts()?);
+    cases.extend(wide()?);
     cases.extend(attention()?);
     cases.extend(long_and_fp8()?);
     cases.extend(whole()?);
@@ -204,13 +209,7 @@ fn experts() -> Result<Vec<Case>> {
     let many = json!({
         "num_experts": 64, "num_experts_per_tok": 8, "moe_intermediate_size": 192, "norm_topk_prob": false,
     });
-    let wide = json!({
-        "num_local_experts": 2, "num_experts_per_tok": 2,
-        "hidden_size": 4096, "intermediate_size": 14_336,
-    });
     let part = Part::FeedForward;
-    let mut wide = case("experts as wide as Mixtral's", part, Form::Drawn, "Mixtral", wide)?;
-    wide.classes = FEW_WIDE;
     Ok(vec![
         case("experts nf4 nested", part, Form::Packed(NF4), "Mixtral", mixtral.clone())?,
         case("experts nf4 plain", part, Form::Packed(NF4_PLAIN), "Mixtral", mixtral.clone())?,
@@ -218,7 +217,24 @@ fn experts() -> Result<Vec<Case>> {
         case("experts bf16", part, Form::Bf16, "Mixtral", mixtral)?,
         case("experts 72 wide, 3 of 5", part, Form::Packed(NF4), "Mixtral", odd)?,
         case("experts 8 of 64", part, Form::Packed(NF4), "Qwen3Moe", many)?,
-        wide,
+    ])
+}
+
+/// The widths of Mixtral and Mistral 7B. With two experts of two each has all tokens, with two of four some.
+fn wide() -> Result<Vec<Case>> {
+    let make = |name, architecture, experts: usize| -> Result<Case> {
+        let fields = json!({
+            "hidden_size": 4096, "intermediate_size": 14_336,
+            "num_local_experts": experts, "num_experts_per_tok": 2,
+        });
+        let mut case = case(name, Part::FeedForward, Form::Drawn, architecture, fields)?;
+        case.classes = WIDE;
+        Ok(case)
+    };
+    Ok(vec![
+        make("dense feed-forward 4096 and 14336 wide", "Llama", 1)?,
+        make("experts 4096 and 14336 wide, 2 of 2", "Mixtral", 2)?,
+        make("experts 4096 and 14336 wide, 2 of 4", "Mixtral", 4)?,
     ])
 }
 
