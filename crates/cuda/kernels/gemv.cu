@@ -121,11 +121,11 @@ struct Gemv {
     char* const stages;  // this warp's
 
     __device__ __forceinline__ Gemv(const Matrix& w_, const Arguments& a_, const Smem& s_, const Experts& experts,
-                                    u32 width_)
+                                    u32 width_, u32 wish = WISH)
         : w(w_),
           a(a_),
           s(s_),
-          plan(experts, a_.tiles, w_.k / Format::COLS, width_ * (Format::X_BYTES + 8), s_.rest_bytes, WISH,
+          plan(experts, a_.tiles, w_.k / Format::COLS, width_ * (Format::X_BYTES + 8), s_.rest_bytes, wish,
                MOST_CHUNKS),
           width(width_),
           planes(s_.rest),
@@ -558,7 +558,9 @@ __device__ __forceinline__ void gemv(const typename Format::Matrix& w, const Arg
     u32 width = T;
     if constexpr (KIND == GATE_UP) {
         wait_for_previous(), let_next_start();
-        const Gemv<Format, T, LINEAR> activations(w, a, s, s.experts, T);  // those of gate_up are no others
+        // Those of gate_up are no others. Nothing but the room may cut K, as in gate_up's own plan, so that both agree
+        // on where activations lie.
+        const Gemv<Format, T, LINEAR> activations(w, a, s, s.experts, T, ~0u);
         load_experts(s.experts, a.routes, a.experts, [&] { activations.load_activations(0); });
     }
     if constexpr (KIND == DOWN) {
