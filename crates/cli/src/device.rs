@@ -51,6 +51,10 @@ fn open_gpu(args: &DeviceArgs, ordinal: u32) -> Result<Gpu> {
 }
 
 fn open_cpu(args: &DeviceArgs, precision: PrecisionChoice) -> Result<Cpu> {
+    if args.kv == KvChoice::Fp8 {
+        let message = "--kv fp8 needs a GPU: on the CPU, keys and values have 32 bits";
+        return Err(CliError::usage(message).into());
+    }
     let threads = args.threads.map_or_else(default_threads, usize::from);
     let precision = match precision {
         PrecisionChoice::Int8 => Precision::Int8,

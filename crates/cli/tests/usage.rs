@@ -146,6 +146,18 @@ fn a_gpu_is_never_replaced_by_the_cpu() {
 }
 
 #[test]
+fn the_cpu_has_no_8_bit_keys() {
+    check(
+        &["prompt", &model("qwen3-bf16"), "Hi", "--raw", "--device", "cpu", "--kv", "fp8"],
+        expect![[r#"
+            exit 2
+            --- stderr
+            error: --kv fp8 needs a GPU: on the CPU, keys and values have 32 bits
+        "#]],
+    );
+}
+
+#[test]
 fn a_selftest_needs_a_gpu() {
     // On a machine with several GPUs the last number is still none of them.
     let run = halfbyte(&["selftest", "--device", "cuda:4000"]);
