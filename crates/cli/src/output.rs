@@ -88,9 +88,17 @@ impl Verdict {
             return Self::of_engine(error);
         }
         match error.downcast_ref::<BackendError>() {
-            Some(BackendError::Memory { .. }) => Self::new(4, "does_not_fit", None),
-            Some(BackendError::Threads { .. }) => Self::new(4, "device_unusable", Some("threads")),
-            Some(BackendError::Shape { .. }) => Self::new(3, "bad_model", Some("model")),
+            Some(error) => Self::of_backend(error),
+            None => Self::new(1, "failed", None),
+        }
+    }
+
+    fn of_backend(error: &BackendError) -> Self {
+        match error {
+            BackendError::Memory { .. } => Self::new(4, "does_not_fit", None),
+            BackendError::Threads { .. } => Self::new(4, "device_unusable", Some("threads")),
+            BackendError::Device(_) => Self::new(4, "device_unusable", Some("device")),
+            BackendError::Shape { .. } => Self::new(3, "bad_model", Some("model")),
             _ => Self::new(1, "failed", None),
         }
     }
@@ -131,6 +139,7 @@ impl Verdict {
                 Self::new(3, "bad_input", Some("prompt"))
             }
             EngineError::Model(error) => Self::of_model(error),
+            EngineError::Backend(error) => Self::of_backend(error),
             _ => Self::new(3, "bad_model", Some("model")),
         }
     }

@@ -15,7 +15,7 @@ use crate::driver::{Context, DeviceInfo, GraphExec, Pinned, Stream};
 use crate::images::Target;
 use crate::kernels::Kernels;
 use crate::kv::KvLayout;
-use crate::layout::{expert_stacks, linear_stacks};
+use crate::layout::{check_routes, expert_stacks, linear_stacks};
 use crate::loader::{Loader, staging_bytes};
 use crate::matrix::{
     Codes, Experts, Linear, LinearStack, Matrices, MoeLayer, expert_weights, floats, is_empty,
@@ -46,9 +46,10 @@ pub struct Options {
 pub struct Cuda {
     pub(crate) options: Options,
     pub(crate) kernels: Arc<Kernels>,
-    pub(crate) arena: Arena,
-    pub(crate) stream: Stream,
+    /// Before the arena, into which its threads write until it is dropped.
     loader: Loader,
+    pub(crate) stream: Stream,
+    pub(crate) arena: Arena,
     codes: Codes,
     /// What operations will need, gathered while the model is loaded.
     wants: Mutex<Wants>,
@@ -255,6 +256,7 @@ impl Storage for Cuda {
     }
 
     fn load_moe(&self, moe: Moe<LinearWeight>) -> Result<MoeLayer, BackendError> {
+        check_routes(moe.experts.len(), moe.num_experts_per_tok)?;
         Ok(MoeLayer {
             router: self.load_floats(&moe.gate.weight)?,
             experts: self.load_experts(&moe.experts, moe.num_experts_per_tok)?,

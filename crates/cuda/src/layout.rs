@@ -228,6 +228,19 @@ pub(crate) fn linear_stacks(
     runs(linears).into_iter().map(stack).collect()
 }
 
+/// Most experts of a layer, and most of them that a token visits: what the kernels of routing keep in shared memory.
+const EXPERTS_MAX: usize = 256;
+const CHOICES_MAX: usize = 16;
+
+/// Refuses what routing has no room for.
+pub(crate) fn check_routes(experts: usize, choices: usize) -> Result<(), BackendError> {
+    if experts <= EXPERTS_MAX && (1..=CHOICES_MAX.min(experts)).contains(&choices) {
+        return Ok(());
+    }
+    let expected = "at most 256 experts, of which a token visits 1 to 16 (experts, visited)";
+    Err(BackendError::Shape { found: vec![experts, choices], expected })
+}
+
 /// The stacks of a layer's experts: gate and up interleaved, and down.
 pub(crate) fn expert_stacks(
     experts: &[GatedMlp<LinearWeight>],
@@ -312,6 +325,18 @@ mod tests {
         let other = packed(21, 64, 64, false);
         let error = Stack::interleaved(Format::of(&gate), &[&gate, &other]).unwrap_err();
         assert_eq!(error.to_string(), "weight has shape [21, 64], expected that of gate_proj");
+    }
+
+    #[test]
+    fn more_experts_than_routing_has_room_for_are_refused() {
+        assert!(check_routes(256, 16).is_ok() && check_routes(8, 8).is_ok());
+        for (experts, choices) in [(257, 2), (64, 17), (4, 5), (8, 0)] {
+            let error = check_routes(experts, choices).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("weight has shape [{experts}, {choices}]")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

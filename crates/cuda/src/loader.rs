@@ -172,6 +172,14 @@ impl Loader {
     }
 }
 
+impl Drop for Loader {
+    /// Where loading broke off, the workers must be done with the arena before it goes.
+    fn drop(&mut self) {
+        // The error that ended loading is on its way; another would have nobody to tell.
+        let _ = self.finish();
+    }
+}
+
 /// One thread's stream and slots.
 struct Worker<'a> {
     kernels: &'a Kernels,

@@ -8,7 +8,7 @@ use backend::{
 
 use crate::arena::{MemoryPlan, Purpose};
 use crate::kv::KvLayout;
-use crate::layout::{Stack, expert_stacks, linear_stacks};
+use crate::layout::{Stack, check_routes, expert_stacks, linear_stacks};
 use crate::loader::staging_bytes;
 use crate::matrix::Codes;
 use crate::scratch::Wants;
@@ -100,6 +100,7 @@ impl Storage for Planner {
     }
 
     fn load_moe(&self, moe: Moe<LinearWeight>) -> Result<(), BackendError> {
+        check_routes(moe.experts.len(), moe.num_experts_per_tok)?;
         let router: usize = moe.gate.weight.shape().iter().product();
         self.count([4 * router], Purpose::Weights);
         self.experts(&moe.experts, moe.num_experts_per_tok)

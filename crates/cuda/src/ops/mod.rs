@@ -22,6 +22,8 @@ use crate::step::Step;
 
 /// Most sequences whose steps are recorded: beyond, launches cost little beside the work.
 const RECORDED_MAX: usize = 256;
+/// Most recordings that are kept: the driver holds some device memory for each.
+const RECORDINGS_MAX: usize = 256;
 
 impl Cuda {
     /// Runs an operation unless one before it failed.
@@ -78,6 +80,9 @@ impl Cuda {
         let shape = self.step.shape;
         match self.graphs.get(&shape) {
             None => {
+                if self.graphs.len() >= RECORDINGS_MAX {
+                    self.graphs.clear();
+                }
                 self.graphs.insert(shape, None);
                 return self.enqueue(logits, step);
             }
