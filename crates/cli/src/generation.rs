@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Result;
-use engine::{Completion, EngineError, Event, GeneratedToken, Request, SamplingParams, Session};
+use engine::{Completion, EngineError, GeneratedToken, Progress, Request, SamplingParams, Session};
 use indicatif::ProgressBar;
 use model::{GenerationConfig, Tokenizer};
 use serde_json::{Value, json};
@@ -191,20 +191,20 @@ impl<F: FnMut(&str) -> Result<(), CliError>> Watch<F> {
         }
     }
 
-    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+    fn event(&mut self, event: Progress<'_>) -> ControlFlow<()> {
         let now = self.start.elapsed().as_secs_f64();
         match event {
-            Event::Prefill { done, total } if done < total => {
+            Progress::Prefill { done, total } if done < total => {
                 if self.bar.is_hidden() {
                     self.bar = progress::count("prompt", total as u64);
                 }
                 self.bar.set_position(done as u64);
             }
-            Event::Prefill { .. } => {
+            Progress::Prefill { .. } => {
                 self.bar.finish_and_clear();
                 self.prefill = now;
             }
-            Event::Token(token) => {
+            Progress::Token(token) => {
                 if self.tokens.is_empty() {
                     self.first = now;
                 }

@@ -21,6 +21,14 @@ pub struct Request {
     pub eos_token_id: Vec<u32>,
     /// How many alternatives to report with each token.
     pub top_logprobs: usize,
+    /// What the answer has to fit.
+    pub grammar: Option<grammar::Grammar>,
+    /// Report the log-probabilities of the prompt's tokens from this one on (at least 1: the first has none).
+    pub prompt_logprobs_from: Option<usize>,
+    /// Requests of a higher priority go first.
+    pub priority: i32,
+    /// When the answer is of no use any more, by the clock of [`crate::Engine::step`].
+    pub deadline: Option<std::time::Duration>,
 }
 
 /// A token of the answer, as it is generated.
@@ -77,7 +85,7 @@ pub struct Completion {
 
 /// What happens on the way.
 #[derive(Debug)]
-pub enum Event<'a> {
+pub enum Progress<'a> {
     /// So many tokens of the prompt are computed, of so many.
     Prefill {
         /// Computed or cached.
@@ -98,7 +106,7 @@ pub fn generate(
     session: &mut Session,
     tokenizer: &Tokenizer,
     request: &Request,
-    mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    mut on_event: impl FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Completion, EngineError> {
     request.sampling.validate()?;
     session.check(&request.prompt, usize::from(request.max_tokens > 0))?;
@@ -117,7 +125,7 @@ pub fn generate(
 fn prefill<'a>(
     session: &mut Session,
     prompt: &'a [u32],
-    on_event: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+    on_event: &mut impl FnMut(Progress<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<(), &'a [u32]>, EngineError> {
     let mut done = session.keep_common_prefix(prompt);
     let total = prompt.len();
@@ -125,7 +133,7 @@ fn prefill<'a>(
     while total - done > tile {
         session.append(&prompt[done..done + tile], 0)?;
         done += tile;
-        if on_event(Event::Prefill { done, total }).is_break() {
+        if on_event(Progress::Prefill { done, total }).is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
@@ -168,19 +176,19 @@ impl<'a> Answer<'a> {
         &mut self,
         session: &mut Session,
         rest: &[u32],
-        on_event: &mut impl FnMut(Event<'_>) -> ControlFlow<()>,
+        on_event: &mut impl FnMut(Progress<'_>) -> ControlFlow<()>,
     ) -> Result<FinishReason, EngineError> {
         let mut input = rest.to_vec();
         let total = self.request.prompt.len();
         loop {
             let (sampled, top) = self.sample(session, &input)?;
             if self.completion.completion_tokens == 0
-                && on_event(Event::Prefill { done: total, total }).is_break()
+                && on_event(Progress::Prefill { done: total, total }).is_break()
             {
                 return Ok(FinishReason::Cancelled);
             }
             let (token, finished) = self.next(sampled, top)?;
-            if on_event(Event::Token(&token)).is_break() {
+            if on_event(Progress::Token(&token)).is_break() {
                 return Ok(FinishReason::Cancelled);
             }
             if let Some(reason) = finished {

@@ -7,9 +7,11 @@ mod sampler;
 mod stop;
 mod generate;
 mod score;
+mod engine;
 
 pub use backend::{argmax, log_sum_exp};
-pub use generate::{Completion, Event, FinishReason, GeneratedToken, Request, generate};
+pub use engine::{Engine, EngineConfig, Event, RequestId, Stats, StepReport};
+pub use generate::{Completion, FinishReason, GeneratedToken, Progress, Request, generate};
 pub use runner::{ModelRunner, Runner, Session};
 pub use sampler::{ParamError, Sampled, Sampler, SamplingParams, top_logprobs};
 pub use score::{Score, score};
@@ -45,6 +47,28 @@ pub enum EngineError {
     /// A sampling parameter is out of range.
     #[error(transparent)]
     Param(#[from] ParamError),
+    /// As many requests wait as may.
+    #[error("{waiting} requests are waiting already; try again later")]
+    QueueFull {
+        /// How many.
+        waiting: usize,
+    },
+    /// The request's deadline passed.
+    #[error("the deadline passed before the answer was whole")]
+    Deadline,
+    /// The answer cannot be whole within its budget.
+    #[error(
+        "the shortest answer that fits takes {needed} tokens, but only {budget} may be generated; raise max_tokens"
+    )]
+    Budget {
+        /// Tokens of a shortest answer.
+        needed: usize,
+        /// Tokens that may be generated: `max_tokens`, or what the context leaves.
+        budget: usize,
+    },
+    /// The answer's grammar failed.
+    #[error(transparent)]
+    Grammar(#[from] grammar::GrammarError),
     /// The model computed something that is no number.
     #[error(
         "the logits of token {position} are not finite: the weights are corrupt, or the format overflows"

@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use super::repository::{Repository, code, lines};
 
 /// A crate's folder, and the crates of ours that it may use, tests aside.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("quant", &[]),
     ("backend", &["quant"]),
     ("cuda", &["backend", "quant"]),
     ("model", &["backend", "quant"]),
-    ("engine", &["model", "backend"]),
-    ("cli", &["engine", "model", "cuda", "backend", "quant"]),
+    ("grammar", &[]),
+    ("engine", &["model", "grammar", "backend"]),
+    ("server", &["engine", "model", "grammar", "backend"]),
+    ("cli", &["server", "engine", "grammar", "model", "cuda", "backend", "quant"]),
 ];
 
 /// Where something must not be, what, and the invariant that this is.

@@ -69,6 +69,7 @@ pub(crate) fn run(args: &PromptArgs) -> Result<()> {
         stop: args.sampling.stop.clone(),
         eos_token_id: side.generation.eos_token_id.clone(),
         top_logprobs: args.logprobs.map_or(0, usize::from),
+        ..Request::default()
     };
     let device = device::open(&args.device, args.precision.precision)?;
     let described = device.describe();
