@@ -53,8 +53,18 @@ impl Gpu {
 
     /// Bytes that the driver would give now.
     pub(crate) fn free_memory(&self) -> Result<u64> {
+        Ok(self.memory()?.0)
+    }
+
+    /// Bytes of the card that are taken, by whomever.
+    pub(crate) fn used_memory(&self) -> Result<u64> {
+        let (free, total) = self.memory()?;
+        Ok(total.saturating_sub(free))
+    }
+
+    fn memory(&self) -> Result<(u64, u64)> {
         let context = driver::Context::new(self.info.ordinal).map_err(device_error)?;
-        Ok(context.mem_info().map_err(device_error)?.0)
+        Ok(context.mem_info().map_err(device_error)?)
     }
 }
 

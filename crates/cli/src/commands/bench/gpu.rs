@@ -47,12 +47,15 @@ pub(super) fn run(args: &BenchArgs, gpu: &Gpu, source: &Source) -> Result<()> {
         limits: sizes.limits(),
         random_weights: matches!(source, Source::Shape { .. }).then_some(1),
     };
-    let runner = gpu::load(gpu, config, weights, &options)?;
+    let mut runner = gpu::load(gpu, config, weights, &options)?;
+    let (arena, _) = runner.backend_mut().memory();
     let load_seconds = start.elapsed().as_secs_f64();
     let used = free.saturating_sub(gpu.free_memory()?);
     let bench = Bench::new(runner, args);
     let measured = bench.measure(&sizes)?;
-    let report = Report { ceilings, plan, load_seconds, used, measured };
+    // What the driver holds by now: its context, the code of kernels, recorded steps.
+    let outside = gpu.used_memory()?.saturating_sub(arena as u64);
+    let report = Report { ceilings, plan, load_seconds, used, outside, measured };
     if args.json {
         return Ok(output::print_json(&report.json(source, gpu))?);
     }
@@ -270,6 +273,8 @@ struct Report {
     load_seconds: f64,
     /// Bytes of the card that this process took.
     used: u64,
+    /// Bytes in use on the card beside the arena: the driver's own, and other processes'.
+    outside: u64,
     measured: Measured,
 }
 
@@ -359,6 +364,7 @@ impl Report {
             "tensor_operations_per_second": self.ceilings.tensor,
             "load_seconds": self.load_seconds,
             "memory_used_bytes": self.used,
+            "memory_outside_arena_bytes": self.outside,
             "plan_batch_1_context_4096": {
                 "weights": self.plan.weights,
                 "keys_and_values": self.plan.keys_and_values,
@@ -377,7 +383,7 @@ impl Report {
             "model             {}\n\
              card              {}: reads {:.2} TB/s, {:.0} TFLOP/s of bf16 products\n\
              load              {:.2} s\n\
-             memory            {} in use; one sequence of {PLANNED_CONTEXT} tokens takes {}: weights {}, keys and values {}, \
+             memory            {} in use, {} of the driver's or others' beside; one sequence of {PLANNED_CONTEXT} tokens takes {}: weights {}, keys and values {}, \
              workspace {}\n\n\
              decode   batch  context      tok/s  spread         of bandwidth  experts a layer\n",
             source.name(),
@@ -386,6 +392,7 @@ impl Report {
             ceilings.tensor / 1e12,
             self.load_seconds,
             gb(self.used),
+            gb(self.outside),
             gb(plan.total() as u64),
             gb(plan.weights as u64),
             gb(plan.keys_and_values as u64),
