@@ -1,6 +1,7 @@
-//! `halfbyte bench (MODEL | --shape NAME)`.
+//! `halfbyte bench (MODEL | --shape NAME | --url URL)`.
 
 mod gpu;
+mod http;
 mod report;
 mod traffic;
 
@@ -30,10 +31,13 @@ Prefill computes --prompt-tokens tokens of an empty context at once; decode then
 count. On a GPU, decode is measured for batches of 1 to 128 and contexts up to 16384, prefill for prompts of 512, 2048 \
 and 8192 tokens, beside the rates that the card reaches.
 
+With --url a running server is measured: streams at once, each with --prompt-tokens random tokens and an answer of \
+--decode-tokens; tokens per second, the time to the first token, and between tokens.
+
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad input or model, 4 does not fit or device unusable.")]
 pub(crate) struct BenchArgs {
     /// A directory, ORG/NAME, or `demo`
-    #[arg(required_unless_present = "shape", conflicts_with = "shape")]
+    #[arg(required_unless_present_any = ["shape", "url"], conflicts_with = "shape")]
     model: Option<String>,
     /// Random NF4 weights in the shape of this model, in place of a model
     #[arg(long, value_name = "NAME",
@@ -58,6 +62,8 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    http: http::HttpArgs,
+    #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
     places: PlaceArgs,
@@ -69,6 +75,9 @@ pub(crate) struct BenchArgs {
 
 /// Measures.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(url) = &args.http.url {
+        return http::run(args, url);
+    }
     let source = Source::open(args)?;
     let cpu = match device::open(&args.device, args.precision.precision)? {
         Device::Gpu(gpu) => return gpu::run(args, &gpu, &source),
