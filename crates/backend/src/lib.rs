@@ -17,7 +17,7 @@ pub use ops::{
     SequenceSpan, StepLimits, Storage,
 };
 pub use quant::Dtype;
-pub use sampling::{Draw, Drawn, argmax, draw, log_sum_exp};
+pub use sampling::{Draw, Drawn, Draws, argmax, draw, log_sum_exp, mask_words};
 pub use weight::{LinearWeight, Weight};
 
 /// Why a backend cannot take a weight or a size.

@@ -1,6 +1,6 @@
 //! The operations, as a trait over the backend's own buffers.
 
-use crate::sampling::{Draw, Drawn, draw};
+use crate::sampling::{Drawn, Draws};
 use crate::{BackendError, LinearWeight, Weight};
 
 /// Tokens in one block of the paged KV cache.
@@ -205,29 +205,28 @@ pub trait Backend: Storage {
     where
         Self: Sized;
 
-    /// [`Backend::run`], but instead of logits the rows give tokens: row `rows[i]` the one that `draws[i]` draws. A device
-    /// that draws by itself leaves the logits where they are.
+    /// [`Backend::run`], but the rows give tokens: `drawn[i]` is drawn from row `rows[i]` as `draws[i]` says. A device that
+    /// draws by itself leaves the logits where they are, but for those of the rows `rows[kept[i]]`, ascending, which come to
+    /// the host in `logits`, `[kept.len(), vocab_size]`; what is drawn from those is for the caller to use or not.
+    ///
+    /// `choose` says how to draw. It is called once, with empty [`Draws`], when the forward pass has been handed over: where
+    /// a device computes it, what `choose` does costs no time. A step that fails before calls it never.
     ///
     /// # Errors
     /// As those of [`Backend::run`].
+    #[allow(clippy::too_many_arguments)] // what goes in, what comes out, and what to do
     fn run_and_draw(
         &mut self,
         batch: &Batch<'_>,
         rows: &[u32],
-        draws: &[Draw],
+        kept: &[u32],
+        choose: &mut (dyn FnMut(&mut Draws) + Send),
         drawn: &mut Vec<Drawn>,
+        logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
     ) -> Result<(), BackendError>
     where
-        Self: Sized,
-    {
-        let mut logits = Vec::new();
-        self.run(batch, rows, &mut logits, step)?;
-        drawn.clear();
-        let len = logits.len() / rows.len().max(1);
-        drawn.extend(logits.chunks_exact(len.max(1)).zip(draws).map(|(row, how)| draw(row, how)));
-        Ok(())
-    }
+        Self: Sized;
 
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, table: &Self::Table, tokens: &[u32], out: &mut Self::Buffer);

@@ -2,7 +2,7 @@
 
 use quant::Values;
 
-use crate::{AttentionParams, Weight};
+use crate::{AttentionParams, Draw, Weight};
 
 /// Values of a weight, row-major.
 ///
@@ -114,4 +114,65 @@ pub fn route(scores: &[f64], top_k: usize, norm_topk_prob: bool) -> Vec<(usize, 
     order.truncate(top_k);
     let sum: f64 = order.iter().map(|&e| p[e]).sum();
     order.into_iter().map(|e| (e, if norm_topk_prob { p[e] / sum } else { p[e] })).collect()
+}
+
+/// The tokens that a draw may give, each with its probability, in the order in which `uniform` meets them: that of ids, or
+/// from the most probable on (ties: the lower id first) where `top_k` or `top_p` cut. `masks` as in [`crate::Draws`].
+pub fn distribution(logits: &[f32], how: &Draw, masks: &[u32]) -> Vec<(u32, f64)> {
+    cut_distribution(logits, how, masks, 0.0)
+}
+
+/// How far `uniform` lies from where `token` is drawn: 0 within, infinite if it never is. Where a token is the last within
+/// `top_p` or `min_p`, or the first beyond, by a millionth, either will do.
+pub fn draw_distance(logits: &[f32], how: &Draw, masks: &[u32], token: u32) -> f64 {
+    let distance = |slack| {
+        let mut start = 0.0;
+        for (candidate, p) in cut_distribution(logits, how, masks, slack) {
+            if candidate == token {
+                return (start - how.uniform).max(how.uniform - start - p).max(0.0);
+            }
+            start += p;
+        }
+        f64::INFINITY
+    };
+    [0.0, 1e-6, -1e-6].map(distance).into_iter().fold(f64::INFINITY, f64::min)
+}
+
+/// [`distribution`] with cuts that keep relatively so much more.
+fn cut_distribution(logits: &[f32], how: &Draw, masks: &[u32], slack: f64) -> Vec<(u32, f64)> {
+    let allowed = |token: usize| match how.mask {
+        None => true,
+        Some(mask) => {
+            let first = mask as usize * logits.len().div_ceil(32);
+            masks[first + token / 32] & (1 << (token % 32)) != 0
+        }
+    };
+    let tokens = (0..logits.len()).filter(|&token| allowed(token));
+    let mut tokens: Vec<(u32, f64)> =
+        tokens.map(|token| (token as u32, f64::from(logits[token]))).collect();
+    let max = tokens.iter().fold(f64::NEG_INFINITY, |max, &(_, logit)| max.max(logit));
+    tokens.retain(|&(_, logit)| logit > f64::NEG_INFINITY);
+    if how.temperature == 0.0 {
+        tokens.retain(|&(_, logit)| logit == max);
+        tokens.truncate(1);
+    }
+    let temperature = if how.temperature == 0.0 { 1.0 } else { f64::from(how.temperature) };
+    tokens.iter_mut().for_each(|(_, weight)| *weight = ((*weight - max) / temperature).exp());
+    tokens.retain(|&(_, weight)| weight >= f64::from(how.min_p) * (1.0 - slack));
+    if how.top_k > 0 || how.top_p < 1.0 {
+        tokens.sort_by(|a, b| b.1.total_cmp(&a.1));
+        tokens.truncate(if how.top_k > 0 { how.top_k as usize } else { tokens.len() });
+        let total: f64 = tokens.iter().map(|&(_, weight)| weight).sum();
+        let enough = f64::from(how.top_p) * (1.0 + slack) * total;
+        let mut sum = 0.0;
+        let reaches = |&(_, weight): &(u32, f64)| {
+            sum += weight;
+            sum >= enough
+        };
+        let end = tokens.iter().position(reaches).map_or(tokens.len(), |last| last + 1);
+        tokens.truncate(end);
+    }
+    let total: f64 = tokens.iter().map(|&(_, weight)| weight).sum();
+    tokens.iter_mut().for_each(|(_, weight)| *weight /= total);
+    tokens
 }

@@ -1,6 +1,6 @@
 //! From logits to a token: the arithmetic, which a device may do by itself.
 
-/// How a token is drawn: temperature, then `min_p`, `top_k` and `top_p`.
+/// How a token is drawn: of those that the mask allows, by temperature, then `min_p`, `top_k` and `top_p`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Draw {
     /// Where in the distribution the token lies, in [0, 1): what chance decides.
@@ -13,47 +13,102 @@ pub struct Draw {
     pub top_p: f32,
     /// Drops tokens less probable than `min_p` times the most probable one; in [0, 1].
     pub min_p: f32,
+    /// Which of the masks of [`Draws`] the token has to be in; `None`: any token may be drawn.
+    pub mask: Option<u32>,
 }
 
 impl Draw {
     /// The most probable token.
     pub const GREEDY: Draw =
-        Draw { uniform: 0.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+        Draw { uniform: 0.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, mask: None };
+}
+
+/// How the tokens of a step are drawn.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Draws {
+    /// One for each row, in order.
+    pub draws: Vec<Draw>,
+    /// `[masks][vocab_size.div_ceil(32)]`: where bit `i` of word `w` is set, token `32 w + i` may be drawn. Bits beyond the
+    /// vocabulary mean nothing. Rows may share a mask.
+    pub masks: Vec<u32>,
+}
+
+impl Draws {
+    /// No draws, with the room of earlier ones.
+    pub fn clear(&mut self) {
+        self.draws.clear();
+        self.masks.clear();
+    }
+
+    /// Panics unless there is a draw for each of `rows`, at most `masks_max` masks, and each that is named: a fault of the
+    /// caller, never of user input.
+    pub fn assert_valid(&self, rows: usize, vocab_size: usize, masks_max: usize) {
+        assert_eq!(self.draws.len(), rows, "a draw for each row");
+        let words = mask_words(vocab_size);
+        assert!(self.masks.len().is_multiple_of(words), "a mask is {words} words long");
+        let masks = self.masks.len() / words;
+        assert!(masks <= masks_max, "{masks} masks, of at most {masks_max}");
+        let named = self.draws.iter().filter_map(|draw| draw.mask);
+        assert!(named.max().is_none_or(|last| (last as usize) < masks), "a mask that is not there");
+    }
+}
+
+/// Words of a mask.
+pub const fn mask_words(vocab_size: usize) -> usize {
+    vocab_size.div_ceil(u32::BITS as usize)
 }
 
 /// A token that was drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Drawn {
-    /// Its id.
+    /// Its id; 0 where none was left to draw.
     pub token: u32,
-    /// Its log-probability under the model, before temperature.
+    /// Its log-probability under the model, before mask and temperature; minus infinity where there was none to draw.
     pub logprob: f32,
-    /// Whether all logits of the row were numbers, and one at least above minus infinity.
+    /// Whether all logits of the row, masked or not, were numbers below infinity, and one at least above minus infinity.
     pub is_finite: bool,
+    /// Whether there was a token to draw: one that the mask allows, with a logit above minus infinity.
+    pub allowed: bool,
 }
 
-/// Draws a token on the host.
+/// Draws a token on the host; `masks` are those of [`Draws`]. From a row that is not finite the most probable one.
 ///
 /// # Panics
-/// If there are no logits.
-pub fn draw(logits: &[f32], how: &Draw) -> Drawn {
-    let token = if how.temperature == 0.0 { argmax(logits) } else { choose(logits, how) };
-    Drawn {
-        token,
-        logprob: logits[token as usize] - log_sum_exp(logits),
-        is_finite: logits.iter().all(|logit| logit.is_finite()),
+/// If the draw names a mask that is not there.
+pub fn draw(logits: &[f32], how: &Draw, masks: &[u32]) -> Drawn {
+    let words = mask_words(logits.len());
+    let tokens = (0u32..).zip(logits.iter().copied());
+    match how.mask.map(|mask| &masks[mask as usize * words..][..words]) {
+        None => draw_of(tokens, logits, how),
+        Some(mask) => {
+            let allows = |token: u32| mask[(token / 32) as usize] >> (token % 32) & 1 == 1;
+            draw_of(tokens.filter(|&(token, _)| allows(token)), logits, how)
+        }
     }
 }
 
-fn choose(logits: &[f32], how: &Draw) -> u32 {
-    let max = logits[argmax(logits) as usize];
+/// Draws one of `tokens`, (id, logit) in the order of ids, of a row that has all of `logits`.
+fn draw_of(tokens: impl Iterator<Item = (u32, f32)> + Clone, logits: &[f32], how: &Draw) -> Drawn {
+    let all_numbers = !logits.iter().any(|&logit| logit.is_nan() || logit == f32::INFINITY);
+    let is_finite = all_numbers && logits.iter().any(|&logit| logit > f32::NEG_INFINITY);
+    let Some((best, max)) = largest(tokens.clone()) else {
+        return Drawn { token: 0, logprob: f32::NEG_INFINITY, is_finite, allowed: false };
+    };
+    let token = if how.temperature == 0.0 || !is_finite { best } else { choose(tokens, max, how) };
+    let logprob = logits[token as usize] - log_sum_exp(logits);
+    Drawn { token, logprob, is_finite, allowed: true }
+}
+
+/// Draws one of `tokens`, the largest of whose logits is `max`.
+fn choose(tokens: impl Iterator<Item = (u32, f32)>, max: f32, how: &Draw) -> u32 {
     // exp((logit - max) / temperature) is the probability relative to the most probable token's.
     let threshold =
         if how.min_p > 0.0 { how.min_p.ln() * how.temperature + max } else { f32::NEG_INFINITY };
-    let kept = (0u32..).zip(logits).filter(|&(_, &logit)| logit >= threshold);
     let weight = |logit: f32| ((logit - max) / how.temperature).exp();
-    let mut candidates: Vec<(u32, f32)> =
-        kept.map(|(token, &logit)| (token, weight(logit))).collect();
+    let mut candidates: Vec<(u32, f32)> = tokens
+        .filter(|&(_, logit)| logit >= threshold)
+        .map(|(token, logit)| (token, weight(logit)))
+        .collect();
     if how.top_k > 0 || how.top_p < 1.0 {
         keep_most_probable(&mut candidates, how.top_k as usize, how.top_p);
     }
@@ -89,13 +144,18 @@ fn keep_most_probable(candidates: &mut Vec<(u32, f32)>, top_k: usize, top_p: f32
 
 /// The index of the largest value, the first of equals; 0 if all are NaN.
 pub fn argmax(logits: &[f32]) -> u32 {
+    largest((0u32..).zip(logits.iter().copied())).map_or(0, |(token, _)| token)
+}
+
+/// The token with the largest logit, the first of equals; `None` if no logit is above minus infinity.
+fn largest(tokens: impl Iterator<Item = (u32, f32)>) -> Option<(u32, f32)> {
     let mut best = (0, f32::NEG_INFINITY);
-    for (i, &logit) in (0u32..).zip(logits) {
+    for (token, logit) in tokens {
         if logit > best.1 {
-            best = (i, logit);
+            best = (token, logit);
         }
     }
-    best.0
+    (best.1 > f32::NEG_INFINITY).then_some(best)
 }
 
 /// `ln(sum(exp(logits)))`, what turns a logit into a log-probability.

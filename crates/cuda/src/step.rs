@@ -111,7 +111,7 @@ impl Step {
 }
 
 fn sample_params(draw: &Draw) -> SampleParams {
-    let Draw { uniform, temperature, top_k, top_p, min_p } = *draw;
+    let Draw { uniform, temperature, top_k, top_p, min_p, .. } = *draw;
     SampleParams { uniform, temperature, top_k, top_p, min_p }
 }
 

@@ -1,6 +1,8 @@
 //! A model on a backend, and the tokens that its cache holds.
 
-use backend::{Backend, BackendError, Batch, Draw, Drawn, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
+use backend::{
+    Backend, BackendError, Batch, Draw, Drawn, Draws, KV_BLOCK_SIZE, SequenceSpan, StepLimits,
+};
 use model::{Config, Transformer, Workspace};
 
 use crate::EngineError;
@@ -23,7 +25,9 @@ pub trait ModelRunner: Send {
         rows: &[u32],
         logits: &mut Vec<f32>,
     ) -> Result<(), BackendError>;
-    /// Computes the tokens of `batch` and draws a token for each of `rows`.
+    /// Computes the tokens of `batch` and draws a token for each of `rows`, as `choose` says: it is called once, with empty
+    /// [`Draws`], and a device computes meanwhile. Leaves in `logits` those of the rows `rows[kept[i]]`, ascending:
+    /// `[kept.len(), vocab_size]`. At most as many masks as [`StepLimits::rows`].
     ///
     /// # Errors
     /// Where the device fails.
@@ -31,8 +35,10 @@ pub trait ModelRunner: Send {
         &mut self,
         batch: &Batch<'_>,
         rows: &[u32],
-        draws: &[Draw],
+        kept: &[u32],
+        choose: &mut (dyn FnMut(&mut Draws) + Send),
         drawn: &mut Vec<Drawn>,
+        logits: &mut Vec<f32>,
     ) -> Result<(), BackendError>;
 }
 
@@ -104,13 +110,22 @@ impl<B: Backend> ModelRunner for Runner<B> {
         &mut self,
         batch: &Batch<'_>,
         rows: &[u32],
-        draws: &[Draw],
+        kept: &[u32],
+        choose: &mut (dyn FnMut(&mut Draws) + Send),
         drawn: &mut Vec<Drawn>,
+        logits: &mut Vec<f32>,
     ) -> Result<(), BackendError> {
         self.check(batch, rows);
-        assert_eq!(rows.len(), draws.len());
+        assert!(kept.is_sorted_by(|a, b| a < b), "kept rows must ascend");
+        assert!(kept.last().is_none_or(|&last| (last as usize) < rows.len()), "a kept row of none");
+        let (vocab_size, masks_max) = (self.model.config().vocab_size, self.limits.rows);
+        let mut choose = |draws: &mut Draws| {
+            choose(draws);
+            draws.assert_valid(rows.len(), vocab_size, masks_max);
+        };
         let Runner { backend, model, workspace, cache, .. } = self;
-        model.step_and_draw(backend, workspace, cache, batch, rows, draws, drawn)
+        let choose = &mut choose;
+        model.step_and_draw(backend, workspace, cache, batch, rows, kept, choose, drawn, logits)
     }
 }
 
@@ -203,8 +218,9 @@ impl Session {
         how: &Draw,
     ) -> Result<Drawn, EngineError> {
         let rows = [tokens.len() as u32 - 1];
-        self.step(tokens, |runner, batch, _, drawn| {
-            runner.step_and_draw(batch, &rows, std::slice::from_ref(how), drawn)
+        self.step(tokens, |runner, batch, logits, drawn| {
+            let mut choose = |draws: &mut Draws| draws.draws.push(*how);
+            runner.step_and_draw(batch, &rows, &[], &mut choose, drawn, logits)
         })?;
         let drawn = self.drawn[0];
         if !drawn.is_finite {

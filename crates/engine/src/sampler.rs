@@ -148,7 +148,7 @@ impl Sampler {
     }
 
     fn choose(&mut self, logits: &[f32]) -> u32 {
-        draw(logits, &self.next_draw()).token
+        draw(logits, &self.next_draw(), &[]).token
     }
 
     /// How the next token is drawn, where that needs nothing but the model's logits: without penalties.
@@ -165,7 +165,14 @@ impl Sampler {
         // 53 random bits: uniform in [0, 1).
         let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let top_k = u32::try_from(p.top_k).unwrap_or(u32::MAX);
-        Draw { uniform, temperature: p.temperature, top_k, top_p: p.top_p, min_p: p.min_p }
+        Draw {
+            uniform,
+            temperature: p.temperature,
+            top_k,
+            top_p: p.top_p,
+            min_p: p.min_p,
+            mask: None,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The forward pass: one list of parts for all families, over any backend.
 
 use backend::{
-    Attention, AttentionParams, Backend, BackendError, Batch, Draw, Drawn, Dtype, GatedMlp,
+    Attention, AttentionParams, Backend, BackendError, Batch, Drawn, Draws, Dtype, GatedMlp,
     KV_BLOCK_SIZE, LinearWeight, Moe, Norm, Role, Storage, Weight,
 };
 
@@ -108,11 +108,12 @@ impl<B: Backend> Transformer<B> {
         })
     }
 
-    /// The same, but `drawn` gets the tokens that `draws` draw, one for each of `rows`.
+    /// The same, but `drawn` gets a token for each of `rows`, drawn as `choose` says, and `logits` only those of the rows
+    /// `rows[kept[i]]`: `[kept.len(), vocab_size]`. See [`Backend::run_and_draw`].
     ///
     /// # Errors
     /// Where the backend's device fails.
-    #[allow(clippy::too_many_arguments)] // those of `step` and two more
+    #[allow(clippy::too_many_arguments)] // those of `step` and three more
     pub fn step_and_draw(
         &self,
         backend: &mut B,
@@ -120,10 +121,12 @@ impl<B: Backend> Transformer<B> {
         cache: &mut B::KvCache,
         batch: &Batch<'_>,
         rows: &[u32],
-        draws: &[Draw],
+        kept: &[u32],
+        choose: &mut (dyn FnMut(&mut Draws) + Send),
         drawn: &mut Vec<Drawn>,
+        logits: &mut Vec<f32>,
     ) -> Result<(), BackendError> {
-        backend.run_and_draw(batch, rows, draws, drawn, |backend, logits| {
+        backend.run_and_draw(batch, rows, kept, choose, drawn, logits, |backend, logits| {
             self.forward(backend, workspace, cache, batch, rows, logits);
         })
     }

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::{
-    Attention, AttentionParams, Backend, BackendError, Batch, GatedMlp, LinearWeight, Moe, Norm,
-    Role, StepLimits, Storage, Weight,
+    Attention, AttentionParams, Backend, BackendError, Batch, Drawn, Draws, GatedMlp, LinearWeight,
+    Moe, Norm, Role, StepLimits, Storage, Weight, draw,
 };
 use attention::Attend;
 use disjoint::DisjointColumns;
@@ -50,6 +50,9 @@ pub struct Cpu {
     normed: Vec<f32>,
     /// `0, 1, 2, …`: the rows of a product that takes them all.
     all_rows: Vec<u32>,
+    /// Of the last step that drew: its draws, and the logits that it drew from.
+    draws: Draws,
+    drawn_from: Vec<f32>,
 }
 
 /// Activations `[rows, cols]`.
@@ -131,6 +134,8 @@ impl Cpu {
             rope: RopeTable::default(),
             normed: Vec::new(),
             all_rows: Vec::new(),
+            draws: Draws::default(),
+            drawn_from: Vec::new(),
         })
     }
 
@@ -308,6 +313,35 @@ impl Backend for Cpu {
     ) -> Result<(), BackendError> {
         let pool = self.pool.clone();
         pool.install(|| step(self, logits));
+        Ok(())
+    }
+
+    fn run_and_draw(
+        &mut self,
+        batch: &Batch<'_>,
+        rows: &[u32],
+        kept: &[u32],
+        choose: &mut (dyn FnMut(&mut Draws) + Send),
+        drawn: &mut Vec<Drawn>,
+        logits: &mut Vec<f32>,
+        step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
+    ) -> Result<(), BackendError> {
+        let mut all = std::mem::take(&mut self.drawn_from);
+        all.clear();
+        self.run(batch, rows, &mut all, step)?;
+        self.draws.clear();
+        choose(&mut self.draws);
+        let vocab_size = all.len() / rows.len().max(1);
+        let Draws { draws, masks } = &self.draws;
+        self.pool.install(|| {
+            let rows = all.par_chunks_exact(vocab_size.max(1)).zip(draws);
+            rows.map(|(row, how)| draw(row, how, masks)).collect_into_vec(drawn);
+        });
+        logits.clear();
+        for &row in kept {
+            logits.extend_from_slice(&all[row as usize * vocab_size..][..vocab_size]);
+        }
+        self.drawn_from = all;
         Ok(())
     }
 

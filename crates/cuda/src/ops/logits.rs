@@ -120,6 +120,7 @@ impl Cuda {
             token: words[row],
             logprob: f32::from_bits(words[rows + row]),
             is_finite: words[2 * rows + row] == 0,
+            allowed: f32::from_bits(words[rows + row]) > f32::NEG_INFINITY,
         }));
     }
 }

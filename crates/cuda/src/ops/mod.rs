@@ -10,7 +10,7 @@ mod attention;
 mod experts;
 mod logits;
 
-use backend::{Attention, Backend, BackendError, Batch, Draw, Drawn, Norm};
+use backend::{Attention, Backend, BackendError, Batch, Draw, Drawn, Draws, Norm, draw};
 
 use crate::CudaError;
 use crate::backend::{Cuda, KvCache, Table, Vector};
@@ -137,12 +137,28 @@ impl Backend for Cuda {
         &mut self,
         batch: &Batch<'_>,
         rows: &[u32],
-        draws: &[Draw],
+        kept: &[u32],
+        choose: &mut (dyn FnMut(&mut Draws) + Send),
         drawn: &mut Vec<Drawn>,
+        logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
     ) -> Result<(), BackendError> {
-        self.run_step(batch, rows, draws, &mut Vec::new(), step)?;
-        self.take_drawn(drawn);
+        let mut draws = Draws::default();
+        choose(&mut draws);
+        logits.clear();
+        if kept.is_empty() && draws.masks.is_empty() {
+            self.run_step(batch, rows, &draws.draws, &mut Vec::new(), step)?;
+            self.take_drawn(drawn);
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        self.run(batch, rows, &mut all, step)?;
+        let vocab = self.vocab();
+        drawn.clear();
+        let each = all.chunks_exact(vocab).zip(&draws.draws);
+        drawn.extend(each.map(|(row, how)| draw(row, how, &draws.masks)));
+        kept.iter()
+            .for_each(|&row| logits.extend_from_slice(&all[row as usize * vocab..][..vocab]));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use backend::{Batch, Draw, Drawn, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
+use backend::{Batch, Draw, Drawn, Draws, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
 use cuda::{Ceilings, Cuda, MemoryPlan};
 use engine::{ModelRunner, Runner};
 use model::{Config, ModelWeights};
@@ -228,8 +228,9 @@ impl Bench {
             return Ok(self.runner.step(&batch, rows, &mut self.logits)?);
         }
         // The likeliest tokens are found as they would be, though the next step takes random ones.
-        let draws = vec![Draw::GREEDY; rows.len()];
-        Ok(self.runner.step_and_draw(&batch, rows, &draws, &mut self.drawn)?)
+        let mut choose = |draws: &mut Draws| draws.draws.resize(rows.len(), Draw::GREEDY);
+        let Bench { runner, drawn, logits, .. } = self;
+        Ok(runner.step_and_draw(&batch, rows, &[], &mut choose, drawn, logits)?)
     }
 
     /// The experts that one more step would read, layer by layer.
