@@ -1,11 +1,13 @@
 //! From what was asked to an answer on the screen, timed.
 
-use std::hash::{BuildHasher, RandomState};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Result;
-use engine::{Completion, EngineError, GeneratedToken, Progress, Request, SamplingParams, Session};
+use engine::{
+    Completion, EngineError, GeneratedToken, Progress, Request, SamplingFields, SamplingParams,
+    Session,
+};
 use indicatif::ProgressBar;
 use model::{GenerationConfig, Tokenizer};
 use serde_json::{Value, json};
@@ -22,52 +24,18 @@ pub(crate) fn sampling(
     args: &SamplingArgs,
     model: &GenerationConfig,
 ) -> Result<SamplingParams, EngineError> {
-    // Without `do_sample` the recommended temperature is not in use, as transformers has it.
-    let recommended = match model.do_sample {
-        Some(true) => model.temperature.unwrap_or(1.0),
-        _ => 0.0,
+    let fields = SamplingFields {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        frequency_penalty: Some(args.frequency_penalty),
+        presence_penalty: Some(args.presence_penalty),
+        penalize_prompt: Some(args.penalize_prompt),
+        seed: args.seed,
     };
-    let params = SamplingParams {
-        temperature: args.temperature.unwrap_or(recommended),
-        top_k: args.top_k.or(model.top_k.map(|k| k as usize)).unwrap_or(0),
-        top_p: args.top_p.or(model.top_p).unwrap_or(1.0),
-        min_p: args.min_p.or(model.min_p).unwrap_or(0.0),
-        repetition_penalty: args.repetition_penalty.or(model.repetition_penalty).unwrap_or(1.0),
-        frequency_penalty: args.frequency_penalty,
-        presence_penalty: args.presence_penalty,
-        penalize_prompt: args.penalize_prompt,
-        seed: args.seed.unwrap_or_else(random_seed),
-    };
-    params.validate()?;
-    Ok(params)
-}
-
-/// The standard library's hasher is keyed by the system's random numbers. 53 bits survive JSON everywhere.
-fn random_seed() -> u64 {
-    RandomState::new().hash_one(0) >> 11
-}
-
-/// The parameters in force, for reports.
-pub(crate) fn parameters_json(request: &Request) -> Value {
-    let p = &request.sampling;
-    json!({
-        "max_tokens": request.max_tokens,
-        "temperature": number(p.temperature),
-        "top_k": p.top_k,
-        "top_p": number(p.top_p),
-        "min_p": number(p.min_p),
-        "repetition_penalty": number(p.repetition_penalty),
-        "frequency_penalty": number(p.frequency_penalty),
-        "presence_penalty": number(p.presence_penalty),
-        "penalize_prompt": p.penalize_prompt,
-        "seed": p.seed,
-        "stop": request.stop,
-    })
-}
-
-/// `0.1` as it was typed, not as the nearest `f32` reads in `f64`.
-fn number(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or(f64::from(value))
+    Ok(fields.resolve(model, server::random_seed)?)
 }
 
 /// An answer and how long it took.
@@ -262,26 +230,5 @@ mod tests {
         );
         let params = check(&["--temperature", "0", "--top-p", "0.5", "--top-k", "0"], &model);
         assert_eq!((params.temperature, params.top_p, params.top_k), (0.0, 0.5, 0));
-    }
-
-    #[test]
-    fn a_model_that_does_not_sample_is_greedy() {
-        let model = GenerationConfig { temperature: Some(0.6), ..GenerationConfig::default() };
-        assert_eq!(check(&[], &model).temperature, 0.0);
-        assert_eq!(
-            check(&[], &GenerationConfig { do_sample: Some(true), ..model }).temperature,
-            0.6
-        );
-    }
-
-    #[test]
-    fn numbers_read_as_they_were_typed() {
-        assert_eq!(json!(number(0.1)).to_string(), "0.1");
-        assert_eq!(json!(number(1.0)).to_string(), "1.0");
-    }
-
-    #[test]
-    fn seeds_differ_from_run_to_run() {
-        assert_ne!(random_seed(), random_seed());
     }
 }

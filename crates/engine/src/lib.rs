@@ -4,12 +4,14 @@
 
 mod runner;
 mod sampler;
+mod defaults;
 mod stop;
 mod generate;
 mod score;
 mod engine;
 
 pub use backend::{argmax, log_sum_exp};
+pub use defaults::SamplingFields;
 pub use engine::{Engine, EngineConfig, Event, RequestId, Stats, StepReport};
 pub use generate::{Completion, FinishReason, GeneratedToken, Progress, Request, generate};
 pub use runner::{ModelRunner, Runner, Session};
@@ -66,6 +68,9 @@ pub enum EngineError {
         /// Tokens that may be generated: `max_tokens`, or what the context leaves.
         budget: usize,
     },
+    /// Whoever runs the engine ended the answer.
+    #[error("{0}")]
+    Stopped(String),
     /// The answer's grammar failed.
     #[error(transparent)]
     Grammar(#[from] grammar::GrammarError),

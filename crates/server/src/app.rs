@@ -4,14 +4,20 @@ use std::sync::{Arc, OnceLock};
 
 use grammar::Vocabulary;
 use model::{ChatTemplate, GenerationConfig, Tokenizer};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::{ApiError, EngineHandle};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::{ApiError, Config, EngineHandle};
 
 /// The model that is served, once it is loaded.
 #[derive(Debug)]
 pub struct Served {
     /// Name that clients give.
     pub name: String,
+    /// Other names that it answers to.
+    pub aliases: Vec<String>,
     /// The tokenizer.
     pub tokenizer: Arc<Tokenizer>,
     /// The chat template, if the model has one.
@@ -22,8 +28,34 @@ pub struct Served {
     pub vocabulary: Arc<Vocabulary>,
     /// Most tokens of a request, prompt and answer together.
     pub context: usize,
+    /// The device in words.
+    pub device: String,
+    /// What lies in memory.
+    pub plan: MemoryPlan,
+    /// Seconds since 1970 at which it was loaded.
+    pub created: u64,
     /// Where requests go.
     pub engine: EngineHandle,
+}
+
+impl Served {
+    /// Whether this is what a request's `model` names.
+    pub fn answers_to(&self, name: &str) -> bool {
+        self.name == name || self.aliases.iter().any(|alias| alias == name)
+    }
+}
+
+/// What a served model takes in the device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct MemoryPlan {
+    /// Bytes of weights.
+    pub weights_bytes: u64,
+    /// Bytes of keys and values.
+    pub kv_bytes: u64,
+    /// Tokens whose keys and values fit.
+    pub kv_tokens: usize,
+    /// Bytes of activations and whatever else a step needs.
+    pub workspace_bytes: u64,
 }
 
 /// State of the server. Cheap to clone.
@@ -34,34 +66,67 @@ pub struct App {
 
 #[derive(Debug)]
 struct Inner {
-    /// `0.1.0+<commit>`.
-    build: String,
+    config: Config,
+    health: Health,
+    metrics: Arc<Metrics>,
     served: OnceLock<Arc<Served>>,
 }
 
 impl App {
     /// A server whose model is yet to come.
-    pub fn new(build: String) -> Self {
-        App { inner: Arc::new(Inner { build, served: OnceLock::new() }) }
+    pub fn new(config: Config) -> Self {
+        let inner = Inner {
+            config,
+            health: Health::new(),
+            metrics: Arc::new(Metrics::new()),
+            served: OnceLock::new(),
+        };
+        App { inner: Arc::new(inner) }
     }
 
     /// The build, as it stands in every response.
     pub fn build(&self) -> &str {
-        &self.inner.build
+        &self.inner.config.build
+    }
+
+    /// What was configured.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
     }
 
     /// The model.
     ///
     /// # Errors
-    /// 503 while it is loaded.
+    /// 503 while it is loaded, and when nothing more is taken.
     pub fn served(&self) -> Result<&Arc<Served>, ApiError> {
-        self.inner.served.get().ok_or_else(|| ApiError {
-            status: axum::http::StatusCode::SERVICE_UNAVAILABLE,
-            message: "the model is being loaded; /ready says when it answers".to_owned(),
-            kind: "server_error",
-            param: None,
-            code: Some("starting"),
-            retry_after: Some(1),
-        })
+        if let Some(refusal) = self.inner.health.refusal() {
+            return Err(refusal);
+        }
+        self.loaded().ok_or_else(ApiError::engine_gone)
+    }
+
+    /// The model, whether or not it takes requests now.
+    pub(crate) fn loaded(&self) -> Option<&Arc<Served>> {
+        self.inner.served.get()
+    }
+
+    /// Names of the model.
+    pub(crate) fn model_name(&self) -> Option<&str> {
+        self.loaded().map(|served| served.name.as_str())
+    }
+
+    /// The model is loaded. Only the first counts.
+    pub(crate) fn serve(&self, served: Served) {
+        self.metrics().serving(self.build(), &served.name, &served.device);
+        // There is one load.
+        let _ = self.inner.served.set(Arc::new(served));
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.inner.health
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
     }
 }

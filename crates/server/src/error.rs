@@ -1,6 +1,9 @@
 //! What goes wrong, as HTTP says it.
 
 use axum::http::StatusCode;
+use backend::BackendError;
+use engine::EngineError;
+use grammar::GrammarError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -63,6 +66,74 @@ impl ApiError {
         self
     }
 
+    /// Another status, with what it means.
+    fn other(status: StatusCode, kind: &'static str, code: &'static str, message: String) -> Self {
+        ApiError { status, message, kind, param: None, code: Some(code), retry_after: None }
+    }
+
+    /// A fault of ours: 500.
+    pub fn internal(message: impl Into<String>) -> Self {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::other(status, "server_error", "internal_error", message.into())
+    }
+
+    /// Something that will not last: 503, to be tried again after so many seconds.
+    pub(crate) fn unavailable(code: &'static str, message: String, retry_after: u64) -> Self {
+        let error = Self::other(StatusCode::SERVICE_UNAVAILABLE, "server_error", code, message);
+        ApiError { retry_after: Some(retry_after), ..error }
+    }
+
+    /// The engine is dead: 503, and nothing to wait for here; another process may answer.
+    pub(crate) fn engine_dead(why: &str) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::other(status, "server_error", "engine_dead", why.to_owned())
+    }
+
+    /// The same, where nobody has said why.
+    pub(crate) fn engine_gone() -> Self {
+        Self::engine_dead("the engine has ended; the log of the server says why")
+    }
+
+    /// A refusal of HTTP: a path, a method, a header.
+    pub(crate) fn http(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self::other(status, "invalid_request_error", code, message.into())
+    }
+
+    /// What an error of the engine means to a client, be it at the beginning or in mid-answer.
+    pub fn of_engine(error: &EngineError) -> Self {
+        let message = error.to_string();
+        let invalid = |param: &str| Self::invalid(param.to_owned(), message.clone());
+        match error {
+            EngineError::EmptyPrompt | EngineError::Token { .. } => invalid("prompt"),
+            EngineError::TooLong { .. } => {
+                Self::invalid(None, message).with_code("context_length_exceeded")
+            }
+            EngineError::Param(param) => invalid(param.name).with_code("invalid_value"),
+            EngineError::Budget { .. } => invalid("max_tokens").with_code("budget_too_small"),
+            EngineError::Grammar(GrammarError::Failed(_)) => Self::internal(message),
+            EngineError::Grammar(_) => {
+                Self::invalid(None, message).with_code("unsupported_constraint")
+            }
+            EngineError::QueueFull { .. } => {
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                let error = Self::other(status, "rate_limit_error", "queue_full", message);
+                ApiError { retry_after: Some(1), ..error }
+            }
+            EngineError::Deadline => {
+                let status = StatusCode::GATEWAY_TIMEOUT;
+                Self::other(status, "server_error", "deadline_exceeded", message)
+            }
+            EngineError::Stopped(_) => Self::unavailable("stopped", message, 1),
+            EngineError::Backend(BackendError::Device(_)) => Self::engine_dead(&message),
+            _ => Self::internal(message),
+        }
+    }
+
+    /// The word that counts this error: its code, or else its kind.
+    pub(crate) fn label(&self) -> &'static str {
+        self.code.unwrap_or(self.kind)
+    }
+
     /// The body.
     pub fn body(&self) -> ErrorBody {
         ErrorBody {
@@ -79,9 +150,14 @@ impl ApiError {
 impl axum::response::IntoResponse for ApiError {
     fn into_response(self) -> axum::response::Response {
         let mut response = (self.status, axum::Json(self.body())).into_response();
+        response.extensions_mut().insert(ErrorLabel(self.label()));
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(axum::http::header::RETRY_AFTER, seconds.into());
         }
         response
     }
 }
+
+/// What an error counts as, for the metrics of the response that carries it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ErrorLabel(pub(crate) &'static str);

@@ -1,9 +1,28 @@
 //! A model over HTTP: the OpenAI API, and the service's own endpoints.
 
 mod error;
+mod extract;
+mod config;
 mod app;
+mod router;
+mod auth;
 mod driver;
+mod mailbox;
+mod record;
+mod sampling;
+mod health;
+mod metrics;
+mod openai;
+mod tokenize;
+mod prompt;
+mod classify;
+mod page;
 
-pub use app::{App, Served};
+pub use app::{App, MemoryPlan, Served};
+pub use auth::{KeyError, Keys};
+pub use config::{Config, Limits};
 pub use driver::{Answer, EngineHandle};
 pub use error::ApiError;
+pub use health::{LoadProgress, LoadState, Phase};
+pub use router::router;
+pub use sampling::{effective, random_seed};

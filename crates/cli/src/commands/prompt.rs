@@ -94,7 +94,7 @@ pub(crate) fn run(args: &PromptArgs) -> Result<()> {
         "text": answer.completion.text,
         "finish_reason": answer.completion.finish_reason.name(),
         "usage": answer.usage_json(),
-        "parameters": generation::parameters_json(&request),
+        "parameters": server::effective(&request),
         "timings": answer.timings_json(loaded.load_seconds),
         "model": args.model,
         "device": described,

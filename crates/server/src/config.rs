@@ -1,0 +1,58 @@
+//! What a server is told at its start.
+
+use std::time::Duration;
+
+use crate::auth::Keys;
+
+/// What a server is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Version and commit, as `0.1.0+1a2b3c4d5e6f`.
+    pub build: String,
+    /// API keys, one of which requests must carry.
+    pub keys: Keys,
+    /// Whether the address is one that only this machine reaches.
+    pub is_loopback: bool,
+    /// Origins of web pages that may ask, as `https://example.org`; `*` for all.
+    pub cors_origins: Vec<String>,
+    /// Seconds that answers may take to end once the server is told to.
+    pub drain: Duration,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Bounds on what clients may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// Bytes of all bodies that are held at once.
+    pub bodies_bytes: usize,
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// Open connections.
+    pub connections: usize,
+    /// Time for a request's head; an idle connection is closed after it, too.
+    pub head_time: Duration,
+    /// Time for a request's body.
+    pub body_time: Duration,
+    /// Time that a client may take nothing of what is sent to it.
+    pub stall_time: Duration,
+    /// Requests that may come between two steps.
+    pub arrivals: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            body_bytes: 4 << 20,
+            bodies_bytes: 256 << 20,
+            head_bytes: 32 << 10,
+            connections: 4096,
+            head_time: Duration::from_secs(30),
+            body_time: Duration::from_secs(60),
+            stall_time: Duration::from_secs(60),
+            arrivals: 1024,
+        }
+    }
+}
