@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::{ApiError, Config, EngineHandle};
+use crate::{ApiError, Config, EngineHandle, Stages};
 
 /// The model that is served, once it is loaded.
 #[derive(Debug)]
@@ -92,6 +92,11 @@ impl App {
     /// What was configured.
     pub fn config(&self) -> &Config {
         &self.inner.config
+    }
+
+    /// The stages of `/prompt`.
+    pub fn stages(&self) -> &Arc<Stages> {
+        &self.inner.config.stages
     }
 
     /// The model.

@@ -1,7 +1,9 @@
 //! What a server is told at its start.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Stages;
 use crate::auth::Keys;
 
 /// What a server is told at its start.
@@ -17,6 +19,8 @@ pub struct Config {
     pub cors_origins: Vec<String>,
     /// Seconds that answers may take to end once the server is told to.
     pub drain: Duration,
+    /// The stages of `/prompt`.
+    pub stages: Arc<Stages>,
     /// Bounds.
     pub limits: Limits,
 }

@@ -24,5 +24,6 @@ pub use config::{Config, Limits};
 pub use driver::{Answer, EngineHandle};
 pub use error::ApiError;
 pub use health::{LoadProgress, LoadState, Phase};
+pub use prompt::{StageError, Stages};
 pub use router::router;
 pub use sampling::{effective, random_seed};
