@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 use grammar::Vocabulary;
 use model::{ChatTemplate, GenerationConfig, Tokenizer};
 use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::ToSchema;
 
 use crate::health::Health;
+use crate::limits::InFlight;
 use crate::metrics::Metrics;
 use crate::{ApiError, Config, EngineHandle, Stages};
 
@@ -69,14 +71,20 @@ struct Inner {
     config: Config,
     health: Health,
     metrics: Arc<Metrics>,
+    in_flight: InFlight,
+    /// Room for bodies, a permit for each KiB.
+    body_room: Arc<Semaphore>,
     served: OnceLock<Arc<Served>>,
 }
 
 impl App {
     /// A server whose model is yet to come.
     pub fn new(config: Config) -> Self {
+        let room = config.limits.bodies_bytes.max(config.limits.body_bytes).div_ceil(1024);
         let inner = Inner {
             config,
+            in_flight: InFlight::new(),
+            body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             health: Health::new(),
             metrics: Arc::new(Metrics::new()),
             served: OnceLock::new(),
@@ -125,6 +133,18 @@ impl App {
         self.metrics().serving(self.build(), &served.name, &served.device);
         // There is one load.
         let _ = self.inner.served.set(Arc::new(served));
+    }
+
+    /// Waits for room for a body of so many bytes among all that are held.
+    pub(crate) async fn body_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permits = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.inner.body_room).acquire_many_owned(permits).await;
+        // It is never closed.
+        room.map_err(|_| ApiError::engine_gone())
+    }
+
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.inner.in_flight
     }
 
     pub(crate) fn health(&self) -> &Health {

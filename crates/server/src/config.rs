@@ -13,7 +13,9 @@ pub struct Config {
     pub build: String,
     /// API keys, one of which requests must carry.
     pub keys: Keys,
-    /// Whether the address is one that only this machine reaches.
+    /// Whether an address that other machines reach may be served without a key.
+    pub allow_no_key: bool,
+    /// Whether the address is one that only this machine reaches. [`crate::Server::bind`] sets it.
     pub is_loopback: bool,
     /// Origins of web pages that may ask, as `https://example.org`; `*` for all.
     pub cors_origins: Vec<String>,

@@ -188,6 +188,12 @@ impl EngineHandle {
         self.owner.shared.inbox().closed.get_or_insert(why);
     }
 
+    /// Ends the engine's thread after the present step.
+    pub(crate) fn end(&self) {
+        self.owner.shared.inbox().ended = true;
+        self.owner.shared.arrived.notify_all();
+    }
+
     /// Breaks off every answer.
     pub(crate) fn abort(&self, why: &str) {
         self.owner.shared.inbox().abort = Some(why.to_owned());

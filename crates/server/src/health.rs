@@ -69,12 +69,6 @@ impl Health {
         self.state.borrow().phase
     }
 
-    /// Waits until the engine is dead.
-    pub(crate) async fn degraded(&self) {
-        // The sender lives as long as `self`.
-        let _ = self.state.subscribe().wait_for(|now| now.phase == Phase::Degraded).await;
-    }
-
     /// Loading goes on.
     pub(crate) fn loading(&self, doing: &'static str, layers_done: usize, layers_total: usize) {
         self.state.send_modify(|now| {

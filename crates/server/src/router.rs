@@ -1,19 +1,53 @@
 //! All routes, and what surrounds them.
 
-use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::{Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{App, classify, health, openai, page, prompt, tokenize};
+use crate::limits::{self, BUILD, REQUEST_ID};
+use crate::{App, classify, health, openai, openapi, operations, page, prompt, tokenize};
 
 /// The server's routes and layers.
 pub fn router(app: App) -> Router {
-    let (router, _openapi) = OpenApiRouter::new()
+    let (router, document) = OpenApiRouter::with_openapi(openapi::base(app.build()))
         .merge(openai::routes())
         .merge(tokenize::routes())
         .merge(prompt::routes())
         .merge(classify::routes())
+        .merge(operations::routes())
         .merge(health::routes())
         .merge(page::routes())
         .split_for_parts();
-    router.with_state(app)
+    // The last layer is the outermost.
+    router
+        .merge(openapi::route(&document))
+        .fallback(limits::not_found)
+        .method_not_allowed_fallback(limits::method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), limits::read_body))
+        .layer(middleware::from_fn_with_state(app.clone(), limits::authorize))
+        .layer(CatchPanicLayer::custom(limits::panicked))
+        .layer(cors(&app.config().cors_origins))
+        .layer(middleware::from_fn_with_state(app.clone(), limits::track))
+        .with_state(app)
+}
+
+/// Lets pages of these origins ask.
+fn cors(origins: &[String]) -> CorsLayer {
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
+        .expose_headers([
+            REQUEST_ID,
+            BUILD,
+            header::RETRY_AFTER,
+            HeaderName::from_static("x-halfbyte-unknown-parameters"),
+        ])
 }

@@ -1,0 +1,296 @@
+//! What surrounds every handler: a name for the request, its line in the log, who may ask, and how large a body may be.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::watch;
+
+use crate::error::ErrorLabel;
+use crate::record::Record;
+use crate::{ApiError, App, random_seed};
+
+/// Names a request, in both directions.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The build that answered.
+pub(crate) const BUILD: HeaderName = HeaderName::from_static("x-halfbyte-build");
+
+/// Requests whose answers have not ended.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    count: watch::Sender<usize>,
+}
+
+impl InFlight {
+    /// None.
+    pub(crate) fn new() -> Self {
+        InFlight { count: watch::Sender::new(0) }
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// Waits until all have ended.
+    pub(crate) async fn none(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// One request, from its head to the end of its answer. Its end is the one line in the log, whatever ended it.
+struct Tracked {
+    app: App,
+    id: String,
+    route: String,
+    method: Method,
+    start: Instant,
+    record: Arc<Record>,
+    /// Status of the answer; none where the client left before it came.
+    status: Option<StatusCode>,
+    /// Whether the answer went out as a whole.
+    is_whole: bool,
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.app.in_flight().count.send_modify(|count| *count -= 1);
+        let seconds = self.start.elapsed().as_secs_f64();
+        // As nginx counts clients that have left.
+        let status = self.status.map_or(499, |status| status.as_u16());
+        self.app.metrics().http(&self.route, self.method.as_str(), status, seconds);
+        let figures = self.record.figures();
+        tracing::info!(
+            request_id = self.id,
+            method = self.method.as_str(),
+            route = self.route,
+            status,
+            whole = self.is_whole,
+            seconds,
+            prompt_tokens = figures.prompt_tokens,
+            cached_tokens = figures.cached_tokens,
+            completion_tokens = figures.completion_tokens,
+            first_token_seconds = figures.first_token_seconds,
+            engine_seconds = figures.engine_seconds,
+            "request"
+        );
+    }
+}
+
+/// Follows a request to the end of its answer.
+pub(crate) async fn track(State(app): State<App>, request: Request, next: Next) -> Response {
+    app.in_flight().count.send_modify(|count| *count += 1);
+    let route = request.extensions().get::<MatchedPath>();
+    let mut tracked = Tracked {
+        id: request_id(request.headers()),
+        route: route.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned()),
+        method: request.method().clone(),
+        start: Instant::now(),
+        record: Arc::default(),
+        status: None,
+        is_whole: false,
+        app: app.clone(),
+    };
+    let record = Arc::clone(&tracked.record);
+    let mut response = record.scope(next.run(request)).await;
+    tracked.status = Some(response.status());
+    if let Some(ErrorLabel(label)) = response.extensions().get() {
+        app.metrics().error(label);
+    }
+    let headers = response.headers_mut();
+    for (name, value) in [(REQUEST_ID, tracked.id.as_str()), (BUILD, app.build())] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+    response.map(|body| Body::new(TrackedBody { body, tracked }))
+}
+
+/// The client's own name for the request if it is a harmless one, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let is_harmless = |id: &&str| {
+        (1..=128).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    match given.filter(is_harmless) {
+        Some(id) => id.to_owned(),
+        None => format!("req-{:013x}{:013x}", random_seed() >> 1, random_seed() >> 1),
+    }
+}
+
+/// The body of an answer, and what is written down at its end.
+struct TrackedBody {
+    body: Body,
+    tracked: Tracked,
+}
+
+impl HttpBody for TrackedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.tracked.is_whole |= matches!(polled, Poll::Ready(None)) || self.body.is_end_stream();
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Lets in whoever carries a key. What says how the server is stays open, as does what it says about itself.
+pub(crate) async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
+    match refusal(&app, &request) {
+        None => next.run(request).await,
+        Some(error) => {
+            let mut response = error.into_response();
+            if response.status() == StatusCode::UNAUTHORIZED {
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            response
+        }
+    }
+}
+
+/// Paths that need no key.
+fn is_open(path: &str, is_loopback: bool) -> bool {
+    ["/", "/health", "/ready", "/openapi.json"].contains(&path)
+        || path.starts_with("/page/")
+        || (path == "/metrics" && is_loopback)
+}
+
+fn refusal(app: &App, request: &Request) -> Option<ApiError> {
+    let config = app.config();
+    if config.keys.is_empty() {
+        return (config.is_loopback && !is_our_host(request, &config.cors_origins)).then(|| {
+            let message = "the request names another host than this machine; to serve it under that name, start the \
+                           server with an API key, or allow the origin with --cors-origin";
+            ApiError::http(StatusCode::FORBIDDEN, "foreign_host", message)
+        });
+    }
+    if is_open(request.uri().path(), config.is_loopback) {
+        return None;
+    }
+    let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let key = value.and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+    });
+    let error = |code, message| Some(ApiError::http(StatusCode::UNAUTHORIZED, code, message));
+    match key {
+        Some(key) if config.keys.contains(key) => None,
+        Some(_) => error("invalid_api_key", "the API key is unknown"),
+        None => error(
+            "missing_api_key",
+            "an API key is needed: send the header `authorization: Bearer KEY`",
+        ),
+    }
+}
+
+/// A page of another site can make its own name mean this machine, and then asks as if from here. Its name stays in
+/// `host`.
+fn is_our_host(request: &Request, origins: &[String]) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let Some(host) = host.or_else(|| request.uri().host()) else { return true };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let allowed = |origin: &String| {
+        origin == "*" || origin.split_once("://").is_some_and(|(_, allowed)| allowed == host)
+    };
+    let ip = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    name.eq_ignore_ascii_case("localhost")
+        || ip.is_ok_and(|ip| ip.is_loopback())
+        || origins.iter().any(allowed)
+}
+
+/// Reads the body before the handler runs, within bounds of size and time.
+pub(crate) async fn read_body(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    if body.is_end_stream() {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let limits = app.config().limits;
+    let read = tokio::time::timeout(limits.body_time, collect(&app, body)).await;
+    let late = || {
+        let message = format!("the body did not come within {} s", limits.body_time.as_secs());
+        ApiError::http(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
+    };
+    match read.unwrap_or_else(|_| Err(late())) {
+        Ok((bytes, _room)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Err(error) => {
+            let mut response = error.into_response();
+            // What the client still sends is not worth reading.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        }
+    }
+}
+
+/// The whole body, and the room that it takes among all bodies until its request is answered.
+async fn collect(
+    app: &App,
+    body: Body,
+) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), ApiError> {
+    let limit = app.config().limits.body_bytes;
+    let too_large = || {
+        let message = format!("the body is larger than {limit} bytes, the most that is taken");
+        ApiError::http(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    // Without a length, the body may be as large as any.
+    let len = body.size_hint().exact().unwrap_or(limit as u64);
+    if len > limit as u64 {
+        return Err(too_large());
+    }
+    let room = app.body_room(len as usize).await?;
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok((collected.to_bytes(), room)),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => {
+            let message = "the body broke off before its end";
+            Err(ApiError::http(StatusCode::BAD_REQUEST, "broken_body", message))
+        }
+    }
+}
+
+/// A path that is none.
+pub(crate) async fn not_found(request: Request) -> ApiError {
+    let message =
+        format!("there is no {}; /openapi.json lists what there is", request.uri().path());
+    ApiError::http(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+/// A method that the path does not know.
+pub(crate) async fn method_not_allowed(request: Request) -> ApiError {
+    let message = format!(
+        "{} does not take {}; the header `allow` lists what it takes",
+        request.uri().path(),
+        request.method()
+    );
+    ApiError::http(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+/// A handler panicked: a fault of ours, which the client need not see in detail.
+pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    tracing::error!(panic = crate::driver::panic_message(&*panic), "a handler panicked");
+    ApiError::internal("internal error; the log of the server says more").into_response()
+}
