@@ -144,7 +144,8 @@ fn prefill<'a>(
 struct Answer<'a> {
     request: &'a Request,
     sampler: Sampler,
-    stream: model::DecodeStream<'a>,
+    tokenizer: &'a Tokenizer,
+    stream: model::DecodeStream,
     stop: StopStrings,
     /// Whether a stop string has come.
     stopped: bool,
@@ -157,6 +158,7 @@ impl<'a> Answer<'a> {
         Answer {
             request,
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
+            tokenizer,
             stream: tokenizer.stream(true),
             stop: StopStrings::new(&request.stop),
             stopped: false,
@@ -235,7 +237,7 @@ impl<'a> Answer<'a> {
             return Ok((token, Some(FinishReason::Stop)));
         }
         self.completion.tokens.push(sampled.token);
-        let (text, stopped) = self.stop.push(&self.stream.step(sampled.token)?);
+        let (text, stopped) = self.stop.push(&self.stream.step(self.tokenizer, sampled.token)?);
         self.stopped = stopped;
         self.completion.text.push_str(&text);
         token.text = text;
@@ -252,12 +254,12 @@ impl<'a> Answer<'a> {
 
     /// Ends the text: what was held back belongs to it unless a stop string came.
     fn finish(self, reason: FinishReason) -> Result<Completion, EngineError> {
-        let Answer { stream, mut stop, stopped, mut completion, .. } = self;
+        let Answer { tokenizer, stream, mut stop, stopped, mut completion, .. } = self;
         completion.finish_reason = reason;
         if stopped {
             return Ok(completion);
         }
-        let (text, stopped) = stop.push(&stream.finish()?);
+        let (text, stopped) = stop.push(&stream.finish(tokenizer)?);
         completion.text.push_str(&text);
         if stopped {
             completion.finish_reason = FinishReason::Stop;

@@ -1,4 +1,4 @@
-//! Turns a model into answers: one sequence at a time, in steps, on any backend.
+//! Turns a model into answers: many sequences at once, in steps, on any backend.
 //!
 //! Nothing here reads a clock, a file or the network: the caller passes tokens in and gets tokens and events back.
 
@@ -8,7 +8,13 @@ mod defaults;
 mod stop;
 mod generate;
 mod score;
+mod block_manager;
+mod sequence;
+mod scheduler;
+mod answer;
 mod engine;
+#[cfg(test)]
+mod simulation;
 
 pub use backend::{argmax, log_sum_exp};
 pub use defaults::SamplingFields;
@@ -85,6 +91,12 @@ pub enum EngineError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] backend::BackendError),
+    /// The device failed earlier, and everything that was computed with it is lost.
+    #[error("the engine has stopped: {reason}")]
+    Dead {
+        /// What the device said.
+        reason: String,
+    },
     /// The tokenizer failed.
     #[error(transparent)]
     Model(#[from] model::ModelError),

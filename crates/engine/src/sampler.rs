@@ -1,5 +1,7 @@
 //! From logits to a token.
 
+use std::borrow::Cow;
+
 use backend::{Draw, draw, log_sum_exp};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -106,8 +108,11 @@ impl Sampler {
         sampler
     }
 
-    fn count(&mut self, token: u32) {
-        *self.occurred.entry(token).or_default() += 1;
+    /// Enters a token that was taken.
+    pub(crate) fn count(&mut self, token: u32) {
+        if self.has_penalties() {
+            *self.occurred.entry(token).or_default() += 1;
+        }
     }
 
     /// Chooses the next token; `logits` are changed by the penalties.
@@ -129,9 +134,19 @@ impl Sampler {
         Sampled { token, logprob: raw(logits, token) }
     }
 
-    fn has_penalties(&self) -> bool {
+    /// Whether a token depends on more than the model's logits.
+    pub(crate) fn has_penalties(&self) -> bool {
         let p = &self.params;
         p.repetition_penalty != 1.0 || p.frequency_penalty != 0.0 || p.presence_penalty != 0.0
+    }
+
+    /// Logits after the penalties.
+    pub(crate) fn penalized<'a>(&self, logits: &'a [f32]) -> Cow<'a, [f32]> {
+        let mut logits = Cow::Borrowed(logits);
+        if self.has_penalties() {
+            self.penalize(logits.to_mut());
+        }
+        logits
     }
 
     fn penalize(&self, logits: &mut [f32]) {
@@ -157,7 +172,7 @@ impl Sampler {
     }
 
     /// How the next token is drawn. Chance is asked only where it decides.
-    fn next_draw(&mut self) -> Draw {
+    pub(crate) fn next_draw(&mut self) -> Draw {
         let p = &self.params;
         if p.temperature == 0.0 {
             return Draw::GREEDY;

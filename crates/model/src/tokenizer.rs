@@ -79,8 +79,8 @@ impl Tokenizer {
     }
 
     /// Decodes ids one by one as they are generated.
-    pub fn stream(&self, skip_special_tokens: bool) -> DecodeStream<'_> {
-        DecodeStream { tokenizer: self, skip_special_tokens, ids: Vec::new(), shown: 0 }
+    pub fn stream(&self, skip_special_tokens: bool) -> DecodeStream {
+        DecodeStream { skip_special_tokens, ids: Vec::new(), shown: 0 }
     }
 
     /// Number of ids, added tokens included; a model's `vocab_size` may be larger.
@@ -105,9 +105,9 @@ const MAX_HELD: usize = 16;
 
 /// Decodes a growing sequence of ids. Text is given out as soon as it can no longer change: a character whose bytes are
 /// spread over several tokens is held back until it is whole.
-#[derive(Debug)]
-pub struct DecodeStream<'a> {
-    tokenizer: &'a Tokenizer,
+/// It belongs to one tokenizer, which every call has to be given.
+#[derive(Debug, Clone)]
+pub struct DecodeStream {
     skip_special_tokens: bool,
     /// Some ids that have been shown, as context (a token may decode differently at the start of a text), then those
     /// that have not.
@@ -116,12 +116,12 @@ pub struct DecodeStream<'a> {
     shown: usize,
 }
 
-impl DecodeStream<'_> {
+impl DecodeStream {
     /// Takes the next id and gives the text that it completes, which may be empty.
-    pub fn step(&mut self, id: u32) -> Result<String> {
+    pub fn step(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         self.ids.push(id);
         let held = self.ids.len() - self.shown;
-        let text = self.unshown()?;
+        let text = self.unshown(tokenizer)?;
         if text.ends_with('\u{FFFD}') && held < MAX_HELD {
             return Ok(String::new());
         }
@@ -134,12 +134,12 @@ impl DecodeStream<'_> {
     }
 
     /// Ends the stream and gives what was held back: bytes that never became a character, as U+FFFD.
-    pub fn finish(self) -> Result<String> {
-        self.unshown()
+    pub fn finish(&self, tokenizer: &Tokenizer) -> Result<String> {
+        self.unshown(tokenizer)
     }
 
-    fn unshown(&self) -> Result<String> {
-        let decode = |ids: &[u32]| self.tokenizer.decode(ids, self.skip_special_tokens);
+    fn unshown(&self, tokenizer: &Tokenizer) -> Result<String> {
+        let decode = |ids: &[u32]| tokenizer.decode(ids, self.skip_special_tokens);
         let context = decode(&self.ids[..self.shown])?;
         let mut text = decode(&self.ids)?;
         // The context decodes to the same text with and without what follows, unless the tokenizer is a strange one.

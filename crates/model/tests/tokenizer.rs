@@ -22,8 +22,8 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
     let mut stream = tokenizer.stream(true);
-    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.step(id).unwrap()).collect();
-    pieces.push(stream.finish().unwrap());
+    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.step(tokenizer, id).unwrap()).collect();
+    pieces.push(stream.finish(tokenizer).unwrap());
     pieces
 }
 

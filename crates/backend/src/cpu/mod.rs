@@ -326,11 +326,12 @@ impl Backend for Cpu {
         logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
     ) -> Result<(), BackendError> {
+        // Nothing computes meanwhile here; so what `choose` has to say about the last step is said before the next.
+        self.draws.clear();
+        choose(&mut self.draws);
         let mut all = std::mem::take(&mut self.drawn_from);
         all.clear();
         self.run(batch, rows, &mut all, step)?;
-        self.draws.clear();
-        choose(&mut self.draws);
         let vocab_size = all.len() / rows.len().max(1);
         let Draws { draws, masks } = &self.draws;
         self.pool.install(|| {

@@ -1,0 +1,206 @@
+//! The pool of blocks that hold keys and values, and which of them others may use again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use backend::KV_BLOCK_SIZE;
+
+/// Names the tokens of a cached block *and all before it*; never used twice, so what was evicted is never mistaken for
+/// what came later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PrefixId(u64);
+
+impl PrefixId {
+    /// Of no tokens at all.
+    pub(crate) const EMPTY: PrefixId = PrefixId(0);
+}
+
+/// A full block by what it holds: its own tokens, after those that its parent names. Keys are compared whole, so no
+/// collision of hashes can give one request another's context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    parent: PrefixId,
+    tokens: [u32; KV_BLOCK_SIZE],
+}
+
+#[derive(Debug, Clone, Default)]
+struct Block {
+    /// How many sequences have it in their tables.
+    ref_count: u32,
+    /// What it is in the cache as.
+    cached: Option<(PrefixId, Key)>,
+    /// Where it stands among the idle blocks, if it is cached and nobody's.
+    idle_since: u64,
+}
+
+/// All blocks. Each is held by sequences, or idle (cached and nobody's), or free.
+///
+/// A sequence holds all blocks before any that it holds, and gives them back last first. Idle blocks are taken in the
+/// order in which they became idle. So no block is evicted before those that continue it, and what is cached is always
+/// reachable.
+#[derive(Debug)]
+pub(crate) struct BlockManager {
+    blocks: Vec<Block>,
+    free: Vec<u32>,
+    idle: BTreeMap<u64, u32>,
+    cached: HashMap<Key, u32>,
+    /// Counts up: the last name given, the last moment in `idle`.
+    last_prefix: u64,
+    last_idle: u64,
+    enabled: bool,
+}
+
+impl BlockManager {
+    /// `total` free blocks; without `prefix_cache`, none is ever found again.
+    pub(crate) fn new(total: usize, prefix_cache: bool) -> Self {
+        BlockManager {
+            blocks: vec![Block::default(); total],
+            free: (0..total as u32).rev().collect(),
+            idle: BTreeMap::new(),
+            cached: HashMap::new(),
+            last_prefix: 0,
+            last_idle: 0,
+            enabled: prefix_cache,
+        }
+    }
+
+    /// Whether blocks are found again.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// All blocks.
+    pub(crate) fn total(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Blocks that can be taken: free or idle.
+    pub(crate) fn available(&self) -> usize {
+        self.free.len() + self.idle.len()
+    }
+
+    /// Blocks that are cached and nobody's.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
+    /// How many sequences hold a block.
+    pub(crate) fn ref_count(&self, block: u32) -> u32 {
+        self.blocks[block as usize].ref_count
+    }
+
+    /// Brings `matched`, the cached blocks with which `tokens` begin, up to date: what has gone since the last call is
+    /// dropped, what has come is added, up to `limit` blocks. Takes nothing.
+    pub(crate) fn find_prefix(
+        &self,
+        tokens: &[u32],
+        limit: usize,
+        matched: &mut Vec<(PrefixId, u32)>,
+    ) {
+        matched.truncate(limit);
+        // Blocks go before those that they continue, so the last one that is still there vouches for all before it.
+        while let Some(&(prefix, block)) = matched.last() {
+            if self.blocks[block as usize].cached.is_some_and(|(id, _)| id == prefix) {
+                break;
+            }
+            matched.pop();
+        }
+        let rest = tokens.as_chunks().0.iter().take(limit).skip(matched.len());
+        for &tokens in rest {
+            let parent = matched.last().map_or(PrefixId::EMPTY, |&(prefix, _)| prefix);
+            let Some(&block) = self.cached.get(&Key { parent, tokens }) else { break };
+            let Some((prefix, _)) = self.blocks[block as usize].cached else { break };
+            matched.push((prefix, block));
+        }
+    }
+
+    /// Holds a cached block.
+    pub(crate) fn hold(&mut self, block: u32) {
+        let entry = &mut self.blocks[block as usize];
+        if entry.ref_count == 0 {
+            self.idle.remove(&entry.idle_since);
+        }
+        entry.ref_count += 1;
+    }
+
+    /// Takes a free block, else the one that has been idle longest; `None` if all are held.
+    pub(crate) fn allocate(&mut self) -> Option<u32> {
+        let block = match self.free.pop() {
+            Some(block) => block,
+            None => {
+                let (_, block) = self.idle.pop_first()?;
+                self.forget(block);
+                block
+            }
+        };
+        self.blocks[block as usize].ref_count = 1;
+        Some(block)
+    }
+
+    /// Enters a block that is full and computed; `parent` names what comes before it. Where another block holds the same,
+    /// that one is held instead and this one given back: the block returned is the one to use.
+    pub(crate) fn register(
+        &mut self,
+        block: u32,
+        parent: PrefixId,
+        tokens: [u32; KV_BLOCK_SIZE],
+    ) -> Option<(PrefixId, u32)> {
+        if !self.enabled {
+            return None;
+        }
+        let key = Key { parent, tokens };
+        if let Some(&other) = self.cached.get(&key) {
+            let (prefix, _) = self.blocks[other as usize].cached?;
+            if other != block {
+                self.hold(other);
+                self.release(block);
+            }
+            return Some((prefix, other));
+        }
+        self.last_prefix += 1;
+        let prefix = PrefixId(self.last_prefix);
+        self.blocks[block as usize].cached = Some((prefix, key));
+        self.cached.insert(key, block);
+        Some((prefix, block))
+    }
+
+    /// Gives a sequence's blocks back, the last first.
+    pub(crate) fn release_all(&mut self, table: &mut Vec<u32>) {
+        for block in table.drain(..).rev() {
+            self.release(block);
+        }
+    }
+
+    fn release(&mut self, block: u32) {
+        let entry = &mut self.blocks[block as usize];
+        entry.ref_count -= 1;
+        if entry.ref_count > 0 {
+            return;
+        }
+        if entry.cached.is_some() {
+            self.last_idle += 1;
+            entry.idle_since = self.last_idle;
+            self.idle.insert(self.last_idle, block);
+        } else {
+            self.free.push(block);
+        }
+    }
+
+    /// Forgets what idle blocks hold, and what the blocks of `table` hold that are in no other: they are not to be trusted.
+    pub(crate) fn distrust(&mut self, table: &[u32]) {
+        while let Some((_, block)) = self.idle.pop_first() {
+            self.forget(block);
+            self.free.push(block);
+        }
+        for &block in table {
+            if self.blocks[block as usize].ref_count == 1 {
+                self.forget(block);
+            }
+        }
+    }
+
+    fn forget(&mut self, block: u32) {
+        if let Some((_, key)) = self.blocks[block as usize].cached.take() {
+            self.cached.remove(&key);
+        }
+    }
+}
