@@ -83,10 +83,7 @@ impl Choice {
     }
 
     /// Takes a token that a device drew; `None` if there was none to draw.
-    pub(crate) fn take_drawn(
-        &mut self,
-        drawn: Option<(u32, f32)>,
-    ) -> Result<Chosen, EngineError> {
+    pub(crate) fn take_drawn(&mut self, drawn: Option<(u32, f32)>) -> Result<Chosen, EngineError> {
         let (token, logprob) = drawn.ok_or_else(nothing_fits)?;
         let token = GeneratedToken { token, logprob, top_logprobs: vec![], text: String::new() };
         let taken = self.take(token.token)?;

@@ -203,4 +203,57 @@ impl BlockManager {
             self.cached.remove(&key);
         }
     }
+
+    /// Checks that every block is held as often as it stands in `tables`, and is free, idle or held; that what is cached
+    /// is reachable and goes after what continues it.
+    #[cfg(test)]
+    pub(crate) fn assert_consistent<'a>(&self, tables: impl Iterator<Item = &'a [u32]>) {
+        let mut holders = vec![0; self.blocks.len()];
+        tables.flatten().for_each(|&block| holders[block as usize] += 1);
+        let mut places = vec![0; self.blocks.len()];
+        self.free.iter().chain(self.idle.values()).for_each(|&block| places[block as usize] += 1);
+        for (index, block) in self.blocks.iter().enumerate() {
+            assert_eq!(block.ref_count, holders[index], "block {index}");
+            assert_eq!(places[index], u32::from(block.ref_count == 0), "block {index}");
+            if let Some((prefix, key)) = block.cached {
+                assert_eq!(self.cached.get(&key), Some(&(index as u32)));
+                assert!(prefix.0 <= self.last_prefix);
+            }
+        }
+        assert!(self.free.iter().all(|&block| self.blocks[block as usize].cached.is_none()));
+        let by_name: HashMap<PrefixId, &Block> = self
+            .cached
+            .values()
+            .filter_map(|&block| Some((self.blocks[block as usize].cached?.0, block)))
+            .map(|(prefix, block)| (prefix, &self.blocks[block as usize]))
+            .collect();
+        assert_eq!(by_name.len(), self.cached.len());
+        for child in by_name.values() {
+            let Some((_, Key { parent, .. })) = child.cached else { continue };
+            if parent != PrefixId::EMPTY {
+                let parent = by_name[&parent];
+                match child.ref_count {
+                    0 => assert!(parent.ref_count > 0 || parent.idle_since > child.idle_since),
+                    _ => assert!(parent.ref_count > 0),
+                }
+            }
+        }
+        for (&since, &block) in &self.idle {
+            assert_eq!(self.blocks[block as usize].idle_since, since);
+            assert!(self.blocks[block as usize].cached.is_some());
+        }
+    }
+
+    /// Checks that a block is in the cache as what a sequence takes it for.
+    #[cfg(test)]
+    pub(crate) fn assert_holds(
+        &self,
+        block: u32,
+        prefix: PrefixId,
+        parent: Option<PrefixId>,
+        tokens: [u32; KV_BLOCK_SIZE],
+    ) {
+        let key = Key { parent: parent.unwrap_or(PrefixId::EMPTY), tokens };
+        assert_eq!(self.blocks[block as usize].cached, Some((prefix, key)));
+    }
 }

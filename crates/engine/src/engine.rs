@@ -244,7 +244,7 @@ impl Engine {
     }
 
     fn check_alive(&self) -> Result<(), EngineError> {
-        let dead = |reason: &String| Err(EngineError::Dead { reason: reason.clone() });
+        let dead = |reason: &String| Err(EngineError::Stopped(reason.clone()));
         self.dead.as_ref().map_or(Ok(()), dead)
     }
 
@@ -272,6 +272,15 @@ impl Engine {
             cached_tokens: self.scheduler.cached_tokens,
             generated_tokens: self.generated_tokens,
             preemptions: self.scheduler.preemptions,
+        }
+    }
+
+    /// Checks all that must be true between two steps.
+    #[cfg(test)]
+    pub(crate) fn assert_consistent(&self) {
+        self.scheduler.assert_consistent();
+        for sequence in self.scheduler.sequences() {
+            assert!(self.answers.contains_key(&sequence.id), "a sequence without an answer");
         }
     }
 
@@ -467,7 +476,9 @@ impl Engine {
         }
         let chosen = match logits {
             Some(logits) => answer.choice.sample(logits, mask)?,
-            None => answer.choice.take_drawn(drawn.allowed.then_some((drawn.token, drawn.logprob)))?,
+            None => {
+                answer.choice.take_drawn(drawn.allowed.then_some((drawn.token, drawn.logprob)))?
+            }
         };
         sequence.tokens.push(chosen.token.token);
         let ends = chosen.ends.is_some();
@@ -483,8 +494,7 @@ impl Engine {
     ) -> EngineError {
         let reason = error.to_string();
         for &id in self.answers.keys() {
-            let error = EngineError::Dead { reason: reason.clone() };
-            self.voice.push(id, Pending::Failed(error));
+            self.voice.push(id, Pending::Failed(EngineError::Stopped(reason.clone())));
         }
         for id in self.voice.tell(&mut self.answers, on_event) {
             self.scheduler.remove(id);
@@ -514,9 +524,16 @@ struct Voice {
 }
 
 enum Pending {
-    Prefill { done: usize, total: usize, cached: usize },
+    Prefill {
+        done: usize,
+        total: usize,
+        cached: usize,
+    },
     /// Tokens of the prompt, and some before them.
-    PromptLogprobs { context: Vec<u32>, tokens: Vec<GeneratedToken> },
+    PromptLogprobs {
+        context: Vec<u32>,
+        tokens: Vec<GeneratedToken>,
+    },
     Token(Chosen),
     End(FinishReason),
     Failed(EngineError),
@@ -563,9 +580,9 @@ impl Voice {
             };
             let last = match told {
                 Ok(None) => continue,
-                Ok(Some(reason)) => answers
-                    .remove(&id)
-                    .map(|answer| answer.text.finish(&self.tokenizer, reason)),
+                Ok(Some(reason)) => {
+                    answers.remove(&id).map(|answer| answer.text.finish(&self.tokenizer, reason))
+                }
                 Err(error) => answers.remove(&id).map(|_| Err(error)),
             };
             let Some(last) = last else { continue };

@@ -91,12 +91,6 @@ pub enum EngineError {
     /// The device failed.
     #[error(transparent)]
     Backend(#[from] backend::BackendError),
-    /// The device failed earlier, and everything that was computed with it is lost.
-    #[error("the engine has stopped: {reason}")]
-    Dead {
-        /// What the device said.
-        reason: String,
-    },
     /// The tokenizer failed.
     #[error(transparent)]
     Model(#[from] model::ModelError),

@@ -271,8 +271,11 @@ impl Scheduler {
         // Blocks that only the victims hold come free; those among them that the newcomer begins with stay taken.
         let only_theirs = |block: u32| self.blocks.ref_count(block) == 1;
         let mut freed = 0;
-        let mut idle_matched =
-            sequence.matched.iter().filter(|&&(_, block)| self.blocks.ref_count(block) == 0).count();
+        let mut idle_matched = sequence
+            .matched
+            .iter()
+            .filter(|&&(_, block)| self.blocks.ref_count(block) == 0)
+            .count();
         for victim in &self.running[staying..] {
             freed += victim.block_table.iter().filter(|&&block| only_theirs(block)).count();
             let shared = victim.block_table.iter().zip(&sequence.matched);
@@ -342,6 +345,39 @@ impl Scheduler {
                 };
                 sequence.block_table[index] = block;
                 sequence.prefix.push(prefix);
+            }
+        }
+    }
+
+    /// Checks all that must be true between two steps.
+    #[cfg(test)]
+    pub(crate) fn assert_consistent(&self) {
+        let tables = self.running.iter().map(|sequence| sequence.block_table.as_slice());
+        self.blocks.assert_consistent(tables);
+        assert!(self.running.len() <= self.limits.sequences);
+        assert!(self.running.is_sorted_by_key(Sequence::rank));
+        assert!(self.waiting.iter().all(|(&rank, sequence)| rank == sequence.rank()));
+        let new = self.waiting.values().filter(|sequence| sequence.num_cached.is_none());
+        assert_eq!(self.new, new.count());
+        for sequence in self.waiting.values() {
+            assert!(sequence.block_table.is_empty() && sequence.num_computed == 0);
+        }
+        for sequence in &self.running {
+            assert!(sequence.remaining() > 0);
+            let blocks = sequence.block_table.len();
+            assert!(blocks * backend::KV_BLOCK_SIZE >= sequence.num_computed);
+            assert!(blocks <= sequence.blocks_needed());
+            for (index, &block) in sequence.block_table.iter().enumerate() {
+                match sequence.prefix.get(index) {
+                    Some(&prefix) => {
+                        let parent = index.checked_sub(1).map(|last| sequence.prefix[last]);
+                        let tokens = sequence.block_tokens(index).unwrap();
+                        self.blocks.assert_holds(block, prefix, parent, tokens);
+                        assert!((index + 1) * backend::KV_BLOCK_SIZE <= sequence.num_computed);
+                    }
+                    // What is yet to be written is nobody else's.
+                    None => assert_eq!(self.blocks.ref_count(block), 1),
+                }
             }
         }
     }

@@ -22,7 +22,8 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn stream(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
     let mut stream = tokenizer.stream(true);
-    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.step(tokenizer, id).unwrap()).collect();
+    let mut pieces: Vec<String> =
+        ids.iter().map(|&id| stream.step(tokenizer, id).unwrap()).collect();
     pieces.push(stream.finish(tokenizer).unwrap());
     pieces
 }

@@ -31,7 +31,7 @@ pub(crate) trait Steps {
     fn step(
         &mut self,
         now: Duration,
-        on_event: &mut dyn FnMut(RequestId, Event),
+        on_event: &mut (dyn FnMut(RequestId, Event) + Send),
     ) -> Result<StepReport, EngineError>;
     /// See [`Engine::stats`].
     fn stats(&self) -> Stats;
@@ -53,7 +53,7 @@ impl Steps for Engine {
     fn step(
         &mut self,
         now: Duration,
-        on_event: &mut dyn FnMut(RequestId, Event),
+        on_event: &mut (dyn FnMut(RequestId, Event) + Send),
     ) -> Result<StepReport, EngineError> {
         Engine::step(self, now, on_event)
     }

@@ -61,20 +61,25 @@ impl Mock {
     fn logits(&self, batch: &Batch<'_>, row: u32) -> Vec<f32> {
         let row = row as usize;
         let span = batch.sequences.iter().find(|span| row < span.start + span.len).unwrap();
-        let mut state = 0;
-        for position in 0..=batch.positions[row] as usize {
+        let history = (0..=batch.positions[row] as usize).map(|position| {
             let block = span.block_table[position / KV_BLOCK_SIZE];
-            let token = self.cache[block as usize][position % KV_BLOCK_SIZE];
-            assert_ne!(token, NOTHING, "position {position} was never computed");
-            state = mix(state ^ u64::from(token + 1));
-        }
+            self.cache[block as usize][position % KV_BLOCK_SIZE]
+        });
+        let history: Vec<u32> = history.collect();
+        assert!(!history.contains(&NOTHING), "a position that was never computed");
         let poison = self.device.lock().unwrap_or_else(PoisonError::into_inner).poison;
         if poison == Some(batch.tokens[row]) {
             return vec![f32::NAN; VOCAB_SIZE];
         }
-        let logit = |token| (mix(state.wrapping_add(token)) >> 40) as f32 / (1u64 << 24) as f32;
-        (0..VOCAB_SIZE as u64).map(|token| 6.0 * logit(token)).collect()
+        logits_after(&history)
     }
+}
+
+/// Logits after some tokens: a function of all of them and their order.
+pub(crate) fn logits_after(history: &[u32]) -> Vec<f32> {
+    let state = history.iter().fold(0, |state, &token| mix(state ^ u64::from(token + 1)));
+    let logit = |token| (mix(state.wrapping_add(token)) >> 40) as f32 / (1u64 << 24) as f32;
+    (0..VOCAB_SIZE as u64).map(|token| 6.0 * logit(token)).collect()
 }
 
 impl ModelRunner for Mock {
@@ -90,12 +95,7 @@ impl ModelRunner for Mock {
         self.limits
     }
 
-    fn step(
-        &mut self,
-        _: &Batch<'_>,
-        _: &[u32],
-        _: &mut Vec<f32>,
-    ) -> Result<(), BackendError> {
+    fn step(&mut self, _: &Batch<'_>, _: &[u32], _: &mut Vec<f32>) -> Result<(), BackendError> {
         unreachable!("the engine draws in every step")
     }
 

@@ -1,68 +1,228 @@
-//! The engine on a mock model.
+//! The engine on a mock model, in random schedules.
+//!
+//! A schedule is a seed: bounds, requests, and what happens when. Whatever happens to a request (company, preemption,
+//! blocks from the cache, a tiny step), its answer has to be the one that [`reference`] gives, which knows of none of it.
+//! `HALFBYTE_SCHEDULES=100000` runs that many; `HALFBYTE_SCHEDULE=17` one.
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 pub(crate) mod mock;
+mod reference;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backend::StepLimits;
+use crate::{Engine, EngineError, Event, Request, RequestId};
+use mock::{Device, Mock, tokenizer};
+use reference::{Expected, Outcome};
+use schedule::{Action, Schedule};
 
-use crate::{Completion, Engine, EngineConfig, Event, Request, RequestId, SamplingParams};
-use mock::{Device, Mock, VOCAB_SIZE, mix, tokenizer};
-
-fn engine(blocks: usize, limits: StepLimits, config: EngineConfig) -> Engine {
-    let device = Arc::new(Mutex::new(Device::default()));
-    Engine::new(Box::new(Mock::new(blocks, limits, device)), tokenizer(), config)
+/// What has come of a request so far.
+struct Watched {
+    request: Request,
+    prefilled: usize,
+    text: String,
+    seen: Expected,
+    is_cancelled: bool,
 }
 
-const CONFIG: EngineConfig = EngineConfig {
-    context: 160,
-    max_num_seqs: 8,
-    max_num_batched_tokens: 64,
-    max_waiting: 100,
-    prefix_cache: true,
-};
-const LIMITS: StepLimits = StepLimits { tokens: 64, rows: 8, sequences: 8 };
+struct Simulation {
+    seed: u64,
+    schedule: Schedule,
+    engine: Engine,
+    device: Arc<Mutex<Device>>,
+    requests: BTreeMap<RequestId, Watched>,
+    now: Duration,
+    steps: u64,
+}
 
-fn run(engine: &mut Engine, requests: &[Request]) -> BTreeMap<RequestId, Completion> {
-    for request in requests {
-        engine.submit(request.clone()).unwrap();
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let schedule = Schedule::new(seed);
+        let device =
+            Device { fails_in: schedule.fails_in, poison: schedule.poison, ..Device::default() };
+        let device = Arc::new(Mutex::new(device));
+        let mock = Mock::new(schedule.blocks, schedule.limits, Arc::clone(&device));
+        let engine = Engine::new(Box::new(mock), tokenizer(), schedule.config);
+        let requests = BTreeMap::new();
+        Simulation { seed, schedule, engine, device, requests, now: Duration::ZERO, steps: 0 }
     }
-    let mut done = BTreeMap::new();
-    while engine.has_work() {
-        engine
-            .step(Duration::ZERO, &mut |id, event| {
-                if let Event::Finished(completion) = event {
-                    done.insert(id, completion);
+
+    /// Runs until everything has arrived and ended.
+    fn run(&mut self) {
+        while let Some(actions) = self.schedule.next_actions(self.engine.has_work()) {
+            for action in actions {
+                match action {
+                    Action::Submit(request) => self.submit(request),
+                    Action::Cancel(which) => self.cancel(which),
                 }
-            })
-            .unwrap();
+                self.engine.assert_consistent();
+            }
+            if self.engine.has_work() && !self.step() {
+                return;
+            }
+        }
+        let stats = self.engine.stats();
+        assert_eq!((stats.waiting, stats.running, stats.used_blocks), (0, 0, 0));
+        for watched in self.requests.values() {
+            let ended = watched.seen.outcome.is_some();
+            assert!(ended != watched.is_cancelled, "neither ended nor cancelled, or both");
+        }
+        self.check_work();
     }
-    done
+
+    fn submit(&mut self, mut request: Request) {
+        request.deadline = request.deadline.map(|in_time| self.now + in_time);
+        let waiting = self.engine.stats().waiting;
+        let too_long =
+            request.prompt.len() + usize::from(request.max_tokens > 0) > self.schedule.context();
+        match self.engine.submit(request.clone()) {
+            Ok(id) => {
+                assert!(!too_long);
+                let seen = Expected::default();
+                let (text, is_cancelled) = (String::new(), false);
+                let watched = Watched { request, prefilled: 0, text, seen, is_cancelled };
+                assert!(self.requests.insert(id, watched).is_none());
+            }
+            Err(EngineError::TooLong { .. }) => assert!(too_long),
+            Err(EngineError::QueueFull { .. }) => {
+                // Those that end without a step are counted too.
+                let max = self.schedule.config.max_waiting;
+                assert!(waiting >= max || self.requests.len() >= max);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn cancel(&mut self, which: u64) {
+        let open: Vec<RequestId> = self.open().collect();
+        let Some(index) = which.checked_rem(open.len() as u64) else { return };
+        let id = open[index as usize];
+        self.engine.cancel(id);
+        self.requests.get_mut(&id).unwrap().is_cancelled = true;
+    }
+
+    fn open(&self) -> impl Iterator<Item = RequestId> {
+        let is_open = |(_, watched): &(&RequestId, &Watched)| {
+            watched.seen.outcome.is_none() && !watched.is_cancelled
+        };
+        self.requests.iter().filter(is_open).map(|(&id, _)| id)
+    }
+
+    /// One step. `false`: the device failed, and that was all.
+    fn step(&mut self) -> bool {
+        self.now += Duration::from_millis(1);
+        self.steps += 1;
+        let mut events = Vec::new();
+        let result = self.engine.step(self.now, &mut |id, event| events.push((id, event)));
+        self.engine.assert_consistent();
+        for (id, event) in events {
+            self.watch(id, event);
+        }
+        if result.is_ok() {
+            return true;
+        }
+        assert_eq!(self.device.lock().unwrap().fails_in, Some(0));
+        assert_eq!(self.open().count(), 0, "a request outlived the device");
+        assert!(!self.engine.has_work());
+        assert_eq!(self.engine.stats().used_blocks, 0);
+        let again = self.engine.submit(Request { prompt: vec![1], ..Request::default() });
+        assert!(matches!(again, Err(EngineError::Stopped(_))));
+        assert!(self.engine.step(self.now, &mut |_, _| {}).is_err());
+        false
+    }
+
+    fn watch(&mut self, id: RequestId, event: Event) {
+        let watched = self.requests.get_mut(&id).unwrap();
+        let request = &watched.request;
+        assert!(watched.seen.outcome.is_none() && !watched.is_cancelled, "{event:?} after the end");
+        match event {
+            Event::Prefill { done, total, cached } => {
+                assert!(watched.prefilled < done && done <= total && cached <= done);
+                assert_eq!(total, request.prompt.len());
+                watched.prefilled = done;
+            }
+            Event::PromptLogprobs(tokens) => watched.seen.prompt = Some(tokens),
+            Event::Token(token) => {
+                assert_eq!(watched.prefilled, request.prompt.len());
+                watched.text.push_str(&token.text);
+                watched.seen.tokens.push(token);
+            }
+            Event::Finished(mut completion) => {
+                assert!(completion.text.starts_with(&watched.text));
+                assert!(self.schedule.config.prefix_cache || completion.cached_tokens == 0);
+                completion.cached_tokens = 0;
+                watched.seen.outcome = Some(Outcome::Finished(completion));
+            }
+            Event::Failed(EngineError::Deadline) => {
+                assert!(request.deadline.unwrap() <= self.now);
+                watched.seen.outcome = Some(Outcome::Late);
+            }
+            Event::Failed(EngineError::NotFinite { position }) => {
+                watched.seen.outcome = Some(Outcome::NotFinite(position));
+            }
+            Event::Failed(EngineError::Stopped(_)) => {
+                assert_eq!(self.device.lock().unwrap().fails_in, Some(0));
+                watched.seen.outcome = Some(Outcome::Late);
+            }
+            Event::Failed(error) => panic!("{error}"),
+        }
+        let watched = &self.requests[&id];
+        if watched.seen.outcome.is_some() {
+            let expected = reference::expected(
+                &watched.request,
+                self.schedule.context(),
+                self.schedule.poison,
+            );
+            watched.seen.assert_agrees(&expected, &watched.request, self.seed);
+        }
+    }
+
+    /// Nobody is computed again and again: work is bounded by what was asked for.
+    fn check_work(&self) {
+        let asked: usize = self
+            .requests
+            .values()
+            .map(|watched| {
+                let Request { prompt, max_tokens, .. } = &watched.request;
+                prompt.len() + (*max_tokens).min(self.schedule.context() - prompt.len())
+            })
+            .sum();
+        let computed = self.device.lock().unwrap().tokens;
+        // Four preemptions before a sequence is due; beyond that only those that came before it can preempt it.
+        assert!(computed <= 8 * asked as u64, "{computed} tokens computed, {asked} asked for");
+        assert!(self.steps <= 8 * asked as u64 + 10 * self.requests.len() as u64 + 100);
+    }
 }
 
-fn request(seed: u64) -> Request {
-    let len = 1 + mix(seed) % 70;
-    Request {
-        prompt: (0..len).map(|i| (mix(seed % 3 + i) % VOCAB_SIZE as u64) as u32).collect(),
-        max_tokens: 1 + mix(seed + 1) as usize % 60,
-        sampling: SamplingParams { temperature: 1.0, seed, ..SamplingParams::default() },
-        eos_token_id: vec![7],
-        ..Request::default()
+fn number(name: &str) -> Option<u64> {
+    Some(std::env::var(name).ok()?.parse().unwrap())
+}
+
+#[test]
+fn random_schedules_change_no_answer_and_leak_nothing() {
+    let seeds = match number("HALFBYTE_SCHEDULE") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("HALFBYTE_SCHEDULES").unwrap_or(1000),
+    };
+    for seed in seeds {
+        let run = std::panic::catch_unwind(|| Simulation::new(seed).run());
+        assert!(run.is_ok(), "schedule {seed} failed; HALFBYTE_SCHEDULE={seed} repeats it");
     }
 }
 
 #[test]
-fn many_answers_are_those_of_each_alone() {
-    let requests: Vec<Request> = (0..40).map(request).collect();
-    let together = run(&mut engine(12, LIMITS, CONFIG), &requests);
-    for (request, together) in requests.iter().zip(together.values()) {
-        let config = EngineConfig { prefix_cache: false, ..CONFIG };
-        let alone = run(&mut engine(10, LIMITS, config), std::slice::from_ref(request));
-        let alone = alone.into_values().next().unwrap();
-        assert_eq!(Completion { cached_tokens: 0, ..together.clone() }, alone);
+fn the_same_schedule_does_the_same() {
+    let run = |seed| {
+        let mut simulation = Simulation::new(seed);
+        simulation.run();
+        let stats = format!("{:?}", simulation.engine.stats());
+        let seen: Vec<_> = simulation.requests.values().map(|w| w.seen.clone()).collect();
+        (simulation.steps, stats, seen)
+    };
+    for seed in 0..20 {
+        assert_eq!(run(seed), run(seed));
     }
 }
