@@ -7,7 +7,7 @@ use std::io;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value as Jinja};
-use minijinja::{Environment, Error, ErrorKind, Output, State};
+use minijinja::{Environment, Error, ErrorKind, Output, State, Template};
 use serde_json::{Map, Value};
 
 use crate::files::Files;
@@ -91,11 +91,7 @@ impl ChatTemplate {
 
     /// Renders a chat to the text that is tokenized (without special tokens added: the template writes them).
     pub fn render(&self, chat: Chat<'_>) -> Result<String> {
-        let tool_use = chat.tools.is_some().then(|| self.env.get_template("tool_use").ok());
-        let template = match tool_use.flatten() {
-            Some(template) => template,
-            None => self.env.get_template("default").map_err(template_error)?,
-        };
+        let template = self.template(chat.tools.is_some())?;
         let mut context = self.special_tokens.clone();
         context.insert("messages".to_owned(), chat.messages.into());
         context.insert("tools".to_owned(), chat.tools.map_or(Value::Null, Value::from));
@@ -107,6 +103,19 @@ impl ChatTemplate {
             .render_captured_to(Jinja::from(Serde(context)), &mut text)
             .map_err(template_error)?;
         String::from_utf8(text.0).map_err(|e| ModelError::Template(e.to_string()))
+    }
+
+    /// The text of the template, which shows what it knows of; for chats with tools or without.
+    pub fn source(&self, tools: bool) -> Result<String> {
+        Ok(self.template(tools)?.source().to_owned())
+    }
+
+    fn template(&self, tools: bool) -> Result<Template<'_, '_>> {
+        let tool_use = tools.then(|| self.env.get_template("tool_use").ok());
+        match tool_use.flatten() {
+            Some(template) => Ok(template),
+            None => self.env.get_template("default").map_err(template_error),
+        }
     }
 }
 

@@ -59,11 +59,20 @@ impl Tokenizer {
         self.ids(text, false)
     }
 
-    fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+    /// Ids of a text and nothing else: no special token is added, BOS neither.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        self.encoded(text, false)
+    }
+
+    fn encoded(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|e| {
             ModelError::Tokenizer(format!("cannot encode the text: {}", one_line(&e.to_string())))
         })?;
-        let mut ids = encoding.get_ids().to_vec();
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let mut ids = self.encoded(text, add_special_tokens)?;
         if let Some(bos) = self.bos_token_id {
             let count = ids.iter().take_while(|&&id| id == bos).count();
             ids.splice(..count, [bos]);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::ToSchema;
 
+use crate::grammars::Grammars;
 use crate::health::Health;
 use crate::limits::InFlight;
 use crate::metrics::Metrics;
@@ -74,6 +75,7 @@ struct Inner {
     in_flight: InFlight,
     /// Room for bodies, a permit for each KiB.
     body_room: Arc<Semaphore>,
+    grammars: Grammars,
     served: OnceLock<Arc<Served>>,
 }
 
@@ -87,6 +89,7 @@ impl App {
             body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             health: Health::new(),
             metrics: Arc::new(Metrics::new()),
+            grammars: Grammars::default(),
             served: OnceLock::new(),
         };
         App { inner: Arc::new(inner) }
@@ -145,6 +148,11 @@ impl App {
 
     pub(crate) fn in_flight(&self) -> &InFlight {
         &self.inner.in_flight
+    }
+
+    /// Constraints that were compiled before.
+    pub(crate) fn grammars(&self) -> &Grammars {
+        &self.inner.grammars
     }
 
     pub(crate) fn health(&self) -> &Health {

@@ -7,11 +7,11 @@ use serde::de::DeserializeOwned;
 
 use crate::ApiError;
 
-/// A JSON body of type `T`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct JsonBody<T>(pub(crate) T);
+/// The bytes of a JSON body.
+#[derive(Debug, Clone)]
+pub(crate) struct JsonBytes(pub(crate) Bytes);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+impl<S: Send + Sync> FromRequest<S> for JsonBytes {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -24,6 +24,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             let message = "the body must be JSON: send `content-type: application/json`";
             return Err(ApiError::http(status, "unsupported_media_type", message));
         }
+        Ok(JsonBytes(bytes))
+    }
+}
+
+/// A JSON body of type `T`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let JsonBytes(bytes) = JsonBytes::from_request(request, state).await?;
         parse(&bytes).map(JsonBody)
     }
 }
