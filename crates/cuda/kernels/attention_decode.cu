@@ -336,7 +336,7 @@ __device__ __forceinline__ void join_splits(
 
 // The tiles of a warp: index, index + stride, ... below count, of those that the row's query sees.
 struct Share {
-    int first;  // tile of the sequence that has index 0
+    int low;  // the first token that the query sees, in the tile that has index 0
     int count;
     int active;  // splits with tiles
     int index;
@@ -344,13 +344,14 @@ struct Share {
     int warps;  // of a block
 
     __device__ __forceinline__ Share(int position, u32 window, u32 tiles_least, int warps_each) : warps(warps_each) {
-        first = first_visible(position, window) / KV_BLOCK;
-        count = position / KV_BLOCK + 1 - first;
+        low = first_visible(position, window);
+        count = position / KV_BLOCK + 1 - first();
         const int each = warps * int(tiles_least), wanted = (count + each - 1) / each;
         active = min(wanted, int(gridDim.x));
         index = blockIdx.x * warps + threadIdx.x / 32;
         stride = active * warps;
     }
+    __device__ __forceinline__ int first() const { return low / KV_BLOCK; }  // a tile of the sequence
     __device__ __forceinline__ bool owns_newest() const { return (count - 1) / warps % active == int(blockIdx.x); }
 };
 
@@ -399,7 +400,7 @@ __device__ __forceinline__ void attention_decode(DecodeShared<S>& s, const KvLay
         return;
     }
 
-    const int* table = rows.block_tables + size_t(rows.row_sequence[row]) * rows.max_blocks + share.first;
+    const int* table = rows.block_tables + size_t(rows.row_sequence[row]) * rows.max_blocks + share.first();
     auto next_blocks = [&](int index) {  // of this warp's next 32 tiles, one a lane
         const int mine = index + lane * share.stride;
         return mine < share.count ? table[mine] : 0;
@@ -431,12 +432,11 @@ __device__ __forceinline__ void attention_decode(DecodeShared<S>& s, const KvLay
     }
     Attended<D, EIGHTS> a;
     const float scale = heads.scale * LOG2_E;
-    const int low = first_visible(position, rows.window);
     for (; share.index < share.count; share.index += share.stride) {
         if (share.index == share.count - 1) tile.patch(s.fresh, s.fresh_scale, position % KV_BLOCK, lane);
         float scores[EIGHTS][4];
-        const int token = (share.first + share.index) * KV_BLOCK + lane / 4;
-        score<D, EIGHTS, FP8>(tile, q, scale, token, low, position, scores);
+        const int token = (share.first() + share.index) * KV_BLOCK + lane / 4;
+        score<D, EIGHTS, FP8>(tile, q, scale, token, share.low, position, scores);
         const int next = share.index + share.stride;
         if (++taken % 32 == 0) blocks = next_blocks(next);
         const int block = __shfl_sync(~0u, blocks, taken % 32);

@@ -352,12 +352,14 @@ __device__ __forceinline__ void attention_prefill(const KvLayer& kv, const __nv_
     let_next_start();
     const int2 tile = list.tiles[blockIdx.y];
     if (tile.x < 0) return;
-    const Work w(list, rows, tile, blockIdx.x, q_heads / kv.kv_heads);
+    // In shared memory: what the loop seldom needs is to occupy no registers there.
+    __shared__ Work w;
+    if (threadIdx.x == 0) w = Work(list, rows, tile, blockIdx.x, q_heads / kv.kv_heads);
+    __syncthreads();
     load_queries<D, QUERY_ROWS, THREADS>(w, q, q_heads, shared_address(smem_q), 0, threadIdx.x);
     load_keys<D, FP8>(w, kv, 0, w.key_first, smem_k);
     copies_commit();
     WarpRows<D> own;
-    const int unmasked_low = first_visible(w.key_last, rows.window), unmasked_high = w.position(0);
     for (int key = w.key_first; key <= w.key_last; key += KEYS) {
         copies_wait<0>();
         __syncthreads();
@@ -365,13 +367,17 @@ __device__ __forceinline__ void attention_prefill(const KvLayer& kv, const __nv_
         copies_commit();
         float s[2][KEYS / 8][4] = {};
         own.score(shared_address(smem_q), shared_address(smem_k), s);
-        if (key < unmasked_low || key + KEYS - 1 > unmasked_high) own.mask(w, rows.window, key, s);
+        if (key < first_visible(w.key_last, rows.window) || key + KEYS - 1 > w.position(0))
+            own.mask(w, rows.window, key, s);
         own.soften(scale * LOG2_E, s);
         copies_wait<0>();
         __syncthreads();
-        if (key + KEYS <= w.key_last) load_keys<D, FP8>(w, kv, 0, key + KEYS, smem_k);
+        const bool more = key + KEYS <= w.key_last;
+        if (!FP8 && more) load_keys<D, FP8>(w, kv, 0, key + KEYS, smem_k);
         copies_commit();
         own.weigh(shared_address(smem_v), s);
+        // e4m3 goes through registers, which scores have left by now.
+        if (FP8 && more) load_keys<D, FP8>(w, kv, 0, key + KEYS, smem_k);
     }
     own.store(w, out);
 }

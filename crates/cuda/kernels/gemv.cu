@@ -56,7 +56,7 @@ struct Shared {
     char* zeros;                         // [X_BYTES]
     float* factor;                       // [8] of the norm, by token
     float* parts;                        // [WARPS][2][PART]: row tiles begun by an earlier warp, by this one
-    Experts experts;                     // arrays of [experts]
+    Experts experts;                     // [experts]
     char* rest;  // planes [units * width][X_BYTES], steps and sums of squares [units * width]; `width` rows a unit
     u32 rest_bytes;
 
@@ -73,8 +73,7 @@ struct Shared {
         zeros = take(Format::X_BYTES);
         factor = reinterpret_cast<float*>(take(32));
         parts = reinterpret_cast<float*>(take(WARPS * 2 * PART * 4));
-        int* routes = reinterpret_cast<int*>(take(num_experts * (12 + GROUP * 4)));
-        experts = {routes, routes + num_experts, routes + 2 * num_experts, routes + 3 * num_experts, 1};
+        experts = {reinterpret_cast<Expert*>(take(num_experts * sizeof(Expert))), 1};
         rest = at;
         u32 bytes;
         asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(bytes));
@@ -138,13 +137,14 @@ struct Gemv {
     // -------------------------------------------------------------------------------------------------- activations
 
     // Brings the activations of a chunk to planes in shared memory; with a norm, sums their squares too. A team of
-    // lanes takes a unit of one or two rows at a time.
+    // lanes takes a few rows at a time: with DOWN of whatever units, else of one, whose columns share a norm.
     __device__ __forceinline__ void load_activations(u32 chunk) const {
-        constexpr u32 LANES = Format::COLS / LANE_COLS, TEAMS = THREADS / LANES, BATCH = T <= 2 ? 1 : 2;
+        constexpr u32 LANES = Format::COLS / LANE_COLS, TEAMS = THREADS / LANES;
+        constexpr u32 MOST = KIND == DOWN ? 2 * T : T, BATCH = MOST < Format::BATCH ? MOST : Format::BATCH;
         chunk = opaque(chunk);
-        const u32 width = opaque(this->width), first = plan.chunk_begin(chunk),
-                  unit_batches = (width + BATCH - 1) / BATCH;
-        const u32 total = (plan.chunk_end(chunk) - first) * unit_batches, member = threadIdx.x % LANES;
+        const u32 width = KIND == DOWN ? opaque(this->width) : T, first = plan.chunk_begin(chunk),
+                  rows = (plan.chunk_end(chunk) - first) * width;
+        const u32 total = (rows + BATCH - 1) / BATCH, member = threadIdx.x % LANES;
         // Every block begins elsewhere: the same lines wanted by all at once would come from one slice of the L2.
         const u32 shift = divide(total * (blockIdx.x % 64), 64);
 #pragma unroll 1
@@ -152,12 +152,14 @@ struct Gemv {
             u32 item = base + threadIdx.x % 32 / LANES;
             const bool some = item < total;
             item = item + shift < total ? item + shift : item + shift - total;
-            const u32 unit = divide(item, unit_batches), row = (item - unit * unit_batches) * BATCH;
             float v[BATCH][LANE_COLS], norm[LANE_COLS], weight[BATCH];
 #pragma unroll
-            for (u32 b = 0; b < BATCH; ++b) weight[b] = read_row(v[b], first + unit, row + b, member, some);
+            for (u32 b = 0; b < BATCH; ++b) {
+                const u32 place = item * BATCH + b, unit = divide(place, width);
+                weight[b] = read_row(v[b], first + unit, place - unit * width, member, some && place < rows);
+            }
             if (KIND != DOWN && a.norm_weight)
-                read_columns(norm, a.norm_weight, (first + unit) * Format::COLS, member, some);
+                read_columns(norm, a.norm_weight, (first + item * BATCH / T) * Format::COLS, member, some);
 #pragma unroll
             for (u32 b = 0; b < BATCH; ++b) {
                 float square = 0;
@@ -166,8 +168,8 @@ struct Gemv {
                     for (u32 i = 0; i < LANE_COLS; ++i) square = fmaf(v[b][i], v[b][i], square), v[b][i] *= norm[i];
                     square = lanes_sum(square, LANES);
                 }
-                const u32 place = unit * width + row + b;
-                char* to = some && row + b < width ? planes + place * Format::X_BYTES : nullptr;
+                const u32 place = item * BATCH + b;
+                char* to = some && place < rows ? planes + place * Format::X_BYTES : nullptr;
                 const float step = Format::store(to, member, v[b], weight[b]);
                 if (member == 0 && to) steps[place] = step, squares[place] = square;
             }
@@ -179,9 +181,8 @@ struct Gemv {
         const u32 active = KIND == DOWN ? divide(unit, plan.tile_units) : 0;
         float weight = 1;
         if (KIND == DOWN && some) {
-            const int expert = plan.experts.active[active];
-            some = row < u32(plan.experts.count[expert]);
-            row += plan.experts.start[expert];
+            some = row < plan.experts.count(active);
+            row += plan.experts.start(active);
             if (some) weight = a.routes.slot_weight[row];
         } else {
             some = some && row < a.tokens;
@@ -232,21 +233,20 @@ struct Gemv {
         at.next.start(plan, warp, chunk);
         at.tile_word = at.next.run ? Format::Scales::ask_tile(w, at.next.tile) : 0;
     }
-    // Walks through the warp's segments, STAGES units ahead of the multiplication.
+    // Walks through the warp's segments, STAGES units ahead of the multiplication. `segment` is what is left of one.
     struct Fetcher {
         Segment<KIND> segment;
-        u32 left;  // units of the segment
-        typename Format::Source source;
+        u32 unit;  // the next one, counted over the whole stack
     };
 
     __device__ __forceinline__ void begin(Fetcher& f) const {
-        f.left = f.segment.run;
-        if (f.left) f.source.begin(w, f.segment.tile, f.segment.slice(plan), plan.tile_units);
+        if (f.segment.run) f.unit = f.segment.tile * plan.tile_units + f.segment.slice(plan);
     }
     __device__ __forceinline__ void fetch(Fetcher& f, RingOf& ring) const {
-        if (f.left) {
-            f.source.fetch(w, ring);
-            if (--f.left == 0) f.segment.step(plan), begin(f);
+        if (f.segment.run) {
+            Format::fetch(w, f.unit++, ring);
+            ++f.segment.unit;
+            if (--f.segment.run == 0) f.segment.step(plan), begin(f);
         }
         ring.commit();
     }
@@ -271,8 +271,7 @@ struct Gemv {
     // lie in the first unit of a chunk. Columns behind the last stand for the first again: nobody takes their sums.
     struct Places {
         u32 active, count;
-        const char* x[Q];
-        const float* step[Q];
+        u32 x[Q], step[Q];  // addresses
     };
 
     // Calls f with the least number of columns that has code of its own and holds all.
@@ -287,31 +286,32 @@ struct Gemv {
 
     __device__ __forceinline__ u32 row_of(const Places& p, u32 column) const {
         if (column >= p.count) column = 0;
-        return KIND == GATE_UP ? plan.experts.token[p.active * GROUP + column] : column;
+        return KIND == GATE_UP ? plan.experts.of[p.active].token[column] : column;
     }
     __device__ __forceinline__ void find(Places& p, u32 active) const {
         p.active = active;
-        p.count = KIND == LINEAR ? a.tokens : plan.experts.count[plan.experts.active[active]];
+        p.count = KIND == LINEAR ? a.tokens : plan.experts.count(active);
         u32 columns = T;
         with_columns(p.count, [&](auto c) { columns = c.COUNT; });
         const u32 lane = opaque(threadIdx.x % 32), g = lane / 4, t = lane % 4, mask = min(columns, 4) - 1;
 #pragma unroll
         for (int q = 0; q < Q; ++q) {
-            p.x[q] = planes + row_of(p, (g / 2 & mask) + 4 * q) * Format::X_BYTES + g % 2 * 64 + t * 16;
-            p.step[q] = steps + row_of(p, (t & mask) + 4 * q);
+            p.x[q] =
+                smem_address(planes) + row_of(p, (g / 2 & mask) + 4 * q) * Format::X_BYTES + g % 2 * 64 + t * 16;
+            p.step[q] = smem_address(steps) + row_of(p, (t & mask) + 4 * q) * 4;
         }
     }
 
-    __device__ __forceinline__ void multiply(Product& product, const Places& p, const char* stage,
+    __device__ __forceinline__ void multiply(Product& product, const Places& p, u32 stage,
                                              const float (&scale)[2], u32 unit) const {
         Operand x;
+        x.zeros = smem_address(s.zeros) + lane / 4 % 2 * 64 + lane % 4 * 16;
 #pragma unroll
         for (int q = 0; q < Q; ++q) {
             x.x[q] = p.x[q] + unit * width * Format::X_BYTES;
-            x.step[q] = p.step[q][unit * width];
+            x.step[q] = load_smem(p.step[q] + unit * width * 4);
         }
-        const char* const zeros = s.zeros + lane / 4 % 2 * 64 + lane % 4 * 16;
-        with_columns(p.count, [&](auto c) { product.template multiply<c.COUNT>(w, stage, scale, x, zeros); });
+        with_columns(p.count, [&](auto c) { product.template multiply<c.COUNT>(w, stage, scale, x); });
     }
 
     __device__ __forceinline__ void step(Place& at) const {
@@ -327,13 +327,13 @@ struct Gemv {
         const u32 end = unit + at.segment.run;
         do {
             ring.wait();
-            const char* stage = ring.stage();
+            const u32 stage = ring.at;
             float scale[2];
-            at.scales.take(scale, w, stage, s.map);
+            at.scales.take(scale, w, stage, smem_address(s.map));
             if (unit + 1 == end && at.next.run) at.scales.begin(w, at.next.slice(plan), at.tile_word);
             if (unit + 1 != end || at.next.run) at.scales.ask(w);
             multiply(product, places, stage, scale, unit);
-            ring.release();
+            __syncwarp();
             fetch(fetcher, ring);
         } while (++unit != end);
     }
@@ -356,7 +356,7 @@ struct Gemv {
                 multiply_segment(product, places, fetcher, ring, at);
                 keep(product, places, s.parts + (2 * warp + !begun_earlier) * PART, fresh);
                 product.clear();
-                fresh = at.segment.ends_row(), more = at.segment.left != 0;
+                fresh = at.segment.ends_row(), more = at.next.run != 0;
                 row = begun_earlier || !fresh ? NONE : at.segment.row;
                 if (!begun_earlier && !fresh && !more) open = at.segment.row;
                 if (fresh) begun_earlier = false;
@@ -383,7 +383,7 @@ struct Gemv {
                                     product.template result<c.COUNT>(w, q, 1)};
                 u32 column = t + 4 * q;
                 if (t >= c.COUNT || column >= places.count) continue;
-                if (KIND == DOWN) column = plan.experts.token[places.active * GROUP + column];
+                if (KIND == DOWN) column = plan.experts.of[places.active].token[column];
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     float& to = part[column * 16 + g + 8 * half];
@@ -431,7 +431,7 @@ struct Gemv {
         const bool norm = KIND == LINEAR && a.norm_weight;
         const u32 lane = opaque(threadIdx.x % 32);
         const u32 size = PART + (norm ? 16 : 0);
-        const u64 stride = u64(plan.rows) * size;
+        const u64 stride = u64(opaque(plan.rows)) * size;
         float* place = a.partial + u64(row) * size;
 #pragma unroll
         for (u32 j = 0; j < LANE_SUMS; ++j)
@@ -449,15 +449,21 @@ struct Gemv {
         __syncwarp();
         if (lane == 0) a.arrivals[row] = 0;
 #pragma unroll
-        for (u32 j = 0; j < LANE_SUMS; ++j) {
-            if (j * 32 + lane >= PART) continue;
-            v[j] = 0;
-            for (u32 c = 0; c < plan.chunks; ++c) v[j] += __ldcg(place + c * stride + j * 32 + lane);
-            if (!norm) continue;
-            factor[j] = 0;
-            for (u32 c = 0; c < plan.chunks; ++c) factor[j] += __ldcg(place + c * stride + PART + (j * 32 + lane) / 16);
-            factor[j] = norm_factor(factor[j]);
+        for (u32 j = 0; j < LANE_SUMS; ++j) v[j] = 0, factor[j] = norm ? 0 : factor[j];
+        // With the squares of a norm more would be on their way at once than there are registers.
+#pragma unroll(KIND == DOWN || LANE_SUMS == 1 ? 4 : LANE_SUMS == 2 ? 2 : 1)
+        for (u32 c = 0; c < plan.chunks; ++c) {
+            const float* from = place + c * stride;
+#pragma unroll
+            for (u32 j = 0; j < LANE_SUMS; ++j) {
+                if (j * 32 + lane >= PART) continue;
+                v[j] += __ldcg(from + j * 32 + lane);
+                if (norm) factor[j] += __ldcg(from + PART + (j * 32 + lane) / 16);
+            }
         }
+#pragma unroll
+        for (u32 j = 0; j < LANE_SUMS; ++j)
+            if (norm) factor[j] = norm_factor(factor[j]);
         return true;
     }
 
@@ -468,10 +474,10 @@ struct Gemv {
             const float up = __shfl_down_sync(~0u, v, 8);
             const u32 active = divide(row, plan.tiles), j = (row - active * plan.tiles) * 8 + r;
             if (column >= T || r >= 8 || j >= a.n_true) return;
-            const int token = plan.experts.token[active * GROUP + column];
+            const int token = plan.experts.of[active].token[column];
             if (token < 0) return;
             const float f = a.norm_weight ? s.factor[token] : 1, gate = v * f;
-            const u32 slot = plan.experts.start[plan.experts.active[active]] + column;
+            const u32 slot = plan.experts.start(active) + column;
             a.out[u64(slot) * a.ldo + j] = gate / (1 + __expf(-gate)) * (up * f);
             return;
         }
@@ -514,14 +520,14 @@ struct Gemv {
     // Experts::token, in two steps, since the first has to be ahead of the weights.
     __device__ __forceinline__ int ask_token(u32 i = threadIdx.x) const {
         if (KIND == LINEAR || i >= plan.experts.num_active * GROUP) return -1;
-        const u32 expert = plan.experts.active[i / GROUP], column = i % GROUP;
-        if (column >= u32(plan.experts.count[expert])) return -1;
-        return __ldcg(a.routes.slot_token + plan.experts.start[expert] + column);
+        const u32 active = i / GROUP, column = i % GROUP;
+        if (column >= plan.experts.count(active)) return -1;
+        return __ldcg(a.routes.slot_token + plan.experts.start(active) + column);
     }
     __device__ __forceinline__ void keep_tokens(int first) const {
         if constexpr (KIND != LINEAR)
             for (u32 i = threadIdx.x; i < plan.experts.num_active * GROUP; i += THREADS)
-                plan.experts.token[i] = i == threadIdx.x ? first : ask_token(i);
+                plan.experts.of[i / GROUP].token[i % GROUP] = i == threadIdx.x ? first : ask_token(i);
     }
 };
 
@@ -538,9 +544,9 @@ __device__ __forceinline__ void load_experts(Experts& experts, const Routes& r, 
     meanwhile();
     for (u32 i = threadIdx.x; i < num_experts; i += THREADS) {
         const bool first = i < THREADS;
-        experts.active[i] = first ? active : __ldcg(r.active + i);
-        experts.start[i] = first ? start : __ldcg(r.expert_start + i);
-        experts.count[i] = first ? count : __ldcg(r.expert_count + i);
+        experts.of[i].active = first ? active : __ldcg(r.active + i);
+        experts.of[i].start = first ? start : __ldcg(r.expert_start + i);
+        experts.of[i].count = first ? count : __ldcg(r.expert_count + i);
     }
     __syncthreads();
 }
@@ -567,7 +573,7 @@ __device__ __forceinline__ void gemv(const typename Format::Matrix& w, const Arg
         load_experts(s.experts, a.routes, a.experts, [] {});
         width = 1;
         for (u32 i = 0; T > 1 && i < s.experts.num_active; ++i)
-            width = max(width, u32(s.experts.count[s.experts.active[i]]));
+            width = max(width, s.experts.count(i));
     }
     Gemv<Format, T, KIND>(w, a, s, s.experts, width).run(map_value);
 }

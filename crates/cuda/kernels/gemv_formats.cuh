@@ -26,7 +26,7 @@ __device__ __forceinline__ float lanes_sum(float v, int lanes) {
 // What a lane needs to know to multiply: the activations of its column of B in shared memory and the steps of its
 // results.
 struct Operand {
-    const char* x[2];
+    u32 x[2], zeros;  // addresses; zeros stand for the activations of another column
     float step[2];
 };
 
@@ -35,15 +35,16 @@ struct Operand {
 struct Format4 {
     using Matrix = Matrix4;
     static constexpr u32 COLS = SLICE;        // of a unit
-    static constexpr u32 LANE_COLS = 16;      // of a unit's activations that one lane prepares
+    static constexpr u32 LANE_COLS = 8;       // of a unit's activations that one lane prepares
+    static constexpr u32 BATCH = 4;           // rows that it prepares at a time, at most
     static constexpr u32 X_BYTES = 2 * COLS;  // [4 blocks][2 planes][4 lanes t] of uint4: a word for each 16 columns
     static constexpr bool CLASSES = true;     // whether fewer columns are less work
     static constexpr bool PAIRS = true;       // k_true is even
     static constexpr u32 STAGE_BYTES = 2048 + 256;  // codes; scales: plain ones fill their place
 
-    // Column of value i of the 16 that a lane (of 16) prepares: four of each block, so that 16 lanes read whole lines.
+    // Column of value i of the 8 that a lane prepares: four of each of two blocks, so that lanes read whole lines.
     __device__ __forceinline__ static u32 column(u32 lane, u32 i) {
-        return i / 4 * 64 + lane / 4 * 16 + lane % 4 * 2 + i % 4 / 2 * 8;
+        return i / 4 * 128 + lane / 4 * 16 + lane % 4 * 2 + i % 4 / 2 * 8;
     }
 
     // Stores both planes of a lane's columns where `to` is given. Returns the step, which the unit shares.
@@ -53,37 +54,28 @@ struct Format4 {
         for (int i = 0; i < int(LANE_COLS); ++i) top = fmaxf(top, fabsf(v[i]));
         top = lanes_max(top, COLS / LANE_COLS);
         const float inverse = ACTIVATION_MAX / top;
-        u32* out = reinterpret_cast<u32*>(to + lane % 4 * 16 + lane / 4 * 4);
+        u32* out = reinterpret_cast<u32*>(to + lane / 16 * 128 + lane % 4 * 16 + lane % 16 / 4 * 4);
 #pragma unroll
-        for (int block = 0; block < 4; ++block) {
-            const float four[4] = {v[4 * block], v[4 * block + 1], v[4 * block + 2], v[4 * block + 3]};
+        for (int i = 0; i < 2; ++i) {
+            const float four[4] = {v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]};
             u32 hi, lo;
             to_planes(four, inverse, hi, lo);
-            if (to) out[block * 32] = hi, out[block * 32 + 16] = lo;
+            if (to) out[i * 64] = hi, out[i * 64 + 16] = lo;
         }
         return top / ACTIVATION_MAX * weight;
     }
 
-    // Where a lane fetches units from.
-    struct Source {
-        const char *codes, *scales;
-        __device__ __forceinline__ void begin(const Matrix& w, u32 tile, u32 slice, u32 tile_units) {
-            const u32 lane = threadIdx.x % 32;
-            const u64 unit = u64(tile) * tile_units + slice;
-            codes = reinterpret_cast<const char*>(w.codes) + unit * 2048 + lane * 16;
-            scales = static_cast<const char*>(w.scales) + unit * scale_bytes(w) + lane * 16;
-        }
-        __device__ __forceinline__ static u32 scale_bytes(const Matrix& w) {
-            return w.format == SCALE_PLAIN ? 256 : 64;
-        }
-        template <class Ring>
-        __device__ __forceinline__ void fetch(const Matrix& w, const Ring& ring) {
+    // Fetches a unit, counted over the whole stack, into the ring's stage.
+    template <class Ring>
+    __device__ __forceinline__ static void fetch(const Matrix& w, u32 unit, const Ring& ring) {
+        const u32 lane = threadIdx.x % 32, to = ring.at, scale_bytes = w.format == SCALE_PLAIN ? 256 : 64;
+        const u64 policy = ring.policy();
+        const uint4* codes = w.codes + (u64(unit) * 128 + lane);
 #pragma unroll
-            for (int block = 0; block < 4; ++block) ring.copy(block * 512, codes + block * 512);
-            if (threadIdx.x % 32 * 16 < scale_bytes(w)) ring.copy(2048, scales);
-            codes += 2048, scales += scale_bytes(w);
-        }
-    };
+        for (int block = 0; block < 4; ++block) ring.copy(to + block * 512, codes + block * 32, policy);
+        if (lane * 16 < scale_bytes)
+            ring.copy(to + 2048, static_cast<const char*>(w.scales) + (u64(unit) * scale_bytes + lane * 16), policy);
+    }
 
     // The scales of block t of a lane's rows g and g + 8, but for their codes. They are asked for one unit ahead, and
     // where they begin one segment ahead.
@@ -114,17 +106,16 @@ struct Format4 {
             value[0] = __ldg(nested[0] + block[0] / 256), value[1] = __ldg(nested[1] + block[1] / 256);
             block[0] += 4, block[1] += 4;
         }
-        __device__ __forceinline__ void take(float (&scale)[2], const Matrix& w, const char* stage,
-                                             const float* map) const {
-            const u32 lane = threadIdx.x % 32;
+        // `map` is an address, as `stage` is.
+        __device__ __forceinline__ void take(float (&scale)[2], const Matrix& w, u32 stage, u32 map) const {
+            const u32 lane = threadIdx.x % 32, first = stage - lane * 16 + 2048;
             if (w.format == SCALE_PLAIN) {
-                const float2 plain = reinterpret_cast<const float2*>(stage + 2048)[lane];
-                scale[0] = plain.x, scale[1] = plain.y;
+                scale[0] = load_smem(first + lane * 8), scale[1] = load_smem(first + lane * 8 + 4);
                 return;
             }
-            const u32 codes = reinterpret_cast<const u16*>(stage + 2048)[lane];
-            scale[0] = fmaf(map[codes & 255], value[0], offset[0]);
-            scale[1] = fmaf(map[codes >> 8], value[1], offset[1]);
+            const u32 codes = load_smem2(first + lane * 2);
+            scale[0] = fmaf(load_smem(map + codes % 256 * 4), value[0], offset[0]);
+            scale[1] = fmaf(load_smem(map + codes / 256 * 4), value[1], offset[1]);
         }
     };
 
@@ -141,26 +132,26 @@ struct Format4 {
         }
 
         template <int C>
-        __device__ __forceinline__ void multiply(const Matrix& w, const char* stage, const float (&scale)[2],
-                                                 const Operand& x, const char* zeros) {
+        __device__ __forceinline__ void multiply(const Matrix& w, u32 stage, const float (&scale)[2],
+                                                 const Operand& x) {
             constexpr int Q = Q_OF<C>, BESIDE = C < 4 ? 4 / C : 1;  // blocks that share a fragment
             const u32 lane = threadIdx.x % 32, own = lane / (8 * C) % BESIDE;
             float unit_sum[Q][2] = {};
-#pragma unroll
+            // More blocks at a time would want more registers than there are.
+#pragma unroll(C == 8 ? 1 : 2)
             for (int first = 0; first < 4; first += BESIDE) {
                 HalfSums<Q> sums;
                 sums.clear();
 #pragma unroll
                 for (int i = 0; i < BESIDE; ++i) {
                     const int block = first + i;
-                    const uint4 c = reinterpret_cast<const uint4*>(stage)[block * 32 + lane];
+                    const uint4 c = load_smem16(stage + block * 512);
                     u32 low[2][4], high[2][4];
                     look_up(low[0], high[0], w, c.x, c.y);
                     look_up(low[1], high[1], w, c.z, c.w);
 #pragma unroll
                     for (int q = 0; q < Q; ++q) {
-                        const char* from = BESIDE == 1 || own == i ? x.x[q] : zeros;
-                        const uint4 b = *reinterpret_cast<const uint4*>(from + block * 128);
+                        const uint4 b = load_smem16((BESIDE == 1 || own == i ? x.x[q] : x.zeros) + block * 128);
                         mma_u8s8(sums.low[q], low[0], b.x, b.y);
                         mma_u8s8(sums.high[q], high[0], b.x, b.y);
                         mma_u8s8(sums.low[q], low[1], b.z, b.w);
@@ -198,6 +189,7 @@ struct Format16 {
     using Matrix = Matrix16;
     static constexpr u32 COLS = 64;
     static constexpr u32 LANE_COLS = 8;
+    static constexpr u32 BATCH = 2;
     static constexpr u32 X_BYTES = 4 * COLS;  // [2 pairs of fragments][hi, lo][4 lanes t] of uint4 {b0, b1, b0, b1}
     static constexpr bool CLASSES = false;
     static constexpr bool PAIRS = false;
@@ -231,25 +223,20 @@ struct Format16 {
         return __uint_as_float(exponent) * weight;
     }
 
-    struct Source {
-        const char* tiles;
-        __device__ __forceinline__ void begin(const Matrix& w, u32 tile, u32 slice, u32 tile_units) {
-            tiles = reinterpret_cast<const char*>(w.tiles) + (u64(tile) * tile_units + slice) * 2048 +
-                    threadIdx.x % 32 * 16;
-        }
-        template <class Ring>
-        __device__ __forceinline__ void fetch(const Matrix&, const Ring& ring) {
+    template <class Ring>
+    __device__ __forceinline__ static void fetch(const Matrix& w, u32 unit, const Ring& ring) {
+        const u32 to = ring.at;
+        const u64 policy = ring.policy();
+        const uint4* tiles = w.tiles + (u64(unit) * 128 + threadIdx.x % 32);
 #pragma unroll
-            for (int fragment = 0; fragment < 4; ++fragment) ring.copy(fragment * 512, tiles + fragment * 512);
-            tiles += 2048;
-        }
-    };
+        for (int fragment = 0; fragment < 4; ++fragment) ring.copy(to + fragment * 512, tiles + fragment * 32, policy);
+    }
 
     struct Scales {
         __device__ __forceinline__ static u32 ask_tile(const Matrix&, u32) { return 0; }
         __device__ __forceinline__ void begin(const Matrix&, u32, u32) {}
         __device__ __forceinline__ void ask(const Matrix&) {}
-        __device__ __forceinline__ void take(float (&)[2], const Matrix&, const char*, const float*) const {}
+        __device__ __forceinline__ void take(float (&)[2], const Matrix&, u32, u32) const {}
     };
 
     template <int Q_MAX>
@@ -263,16 +250,15 @@ struct Format16 {
         }
 
         template <int C>
-        __device__ __forceinline__ void multiply(const Matrix&, const char* stage, const float (&)[2], const Operand& x,
-                                                 const char*) {
-            const uint4* tiles = reinterpret_cast<const uint4*>(stage) + threadIdx.x % 32;
+        __device__ __forceinline__ void multiply(const Matrix&, u32 stage, const float (&)[2],
+                                                 const Operand& x) {
             float unit_sum[Q_OF<C>][4] = {};
 #pragma unroll
             for (int pair = 0; pair < 2; ++pair) {
-                const uint4 a0 = tiles[pair * 64], a1 = tiles[pair * 64 + 32];
+                const uint4 a0 = load_smem16(stage + pair * 1024), a1 = load_smem16(stage + pair * 1024 + 512);
 #pragma unroll
                 for (int q = 0; q < Q_OF<C>; ++q) {
-                    const uint4 b = *reinterpret_cast<const uint4*>(x.x[q] + pair * 128);
+                    const uint4 b = load_smem16(x.x[q] + pair * 128);
                     mma(unit_sum[q], a0, b.x, b.y);
                     mma(unit_sum[q], a1, b.z, b.w);
                 }

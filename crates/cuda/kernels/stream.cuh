@@ -12,18 +12,19 @@ constexpr u32 WARPS = 16;  // of a block; one block a multiprocessor
 constexpr u32 STAGES = 2;  // units of a warp on their way: more only lengthens the queue in front of small loads
 constexpr u32 THREADS = WARPS * 32;
 
-// a / b for a below 2^24 and quotients below 2^21, in a few instructions where a division takes many.
-__device__ __forceinline__ u32 divide(u32 a, u32 b) {
-    u32 q = u32(__fdividef(float(a), float(b)));
-    const int rest = int(a - q * b);
-    q -= rest < 0;
-    return q + (rest >= int(b));
-}
-
 // The same value, from which nothing is computed ahead: what is rarely needed is not to occupy registers in the loops.
 __device__ __forceinline__ u32 opaque(u32 v) {
     asm volatile("" : "+r"(v));
     return v;
+}
+
+// a / b for a below 2^24 and quotients below 2^21, in a few instructions where a division takes many.
+__device__ __forceinline__ u32 divide(u32 a, u32 b) {
+    b = opaque(b);
+    u32 q = u32(__fdividef(float(a), float(b)));
+    const int rest = int(a - q * b);
+    q -= rest < 0;
+    return q + (rest >= int(b));
 }
 
 enum Kind {
@@ -32,11 +33,20 @@ enum Kind {
     DOWN,     // units: those of a row tile of one active expert after another
 };
 
-// Parts of Routes, in shared memory; see there.
+// Parts of Routes; see there. One array, so that one address is enough for all of them.
+struct Expert {
+    int active;        // the i-th of the active ones
+    int start, count;  // of expert i
+    int token[GROUP];  // of the i-th active one, -1: no token
+};
+
 struct Experts {
-    int *active, *start, *count;
-    int* token;  // [active][GROUP], -1: no token
+    Expert* of;  // in shared memory
     u32 num_active;
+
+    __device__ __forceinline__ u32 active(u32 i) const { return of[i].active; }
+    __device__ __forceinline__ u32 start(u32 i) const { return of[of[i].active].start; }
+    __device__ __forceinline__ u32 count(u32 i) const { return of[of[i].active].count; }
 };
 
 template <Kind KIND>
@@ -127,46 +137,70 @@ struct Segment {
         const u32 which = active(plan);
         const u32 stop = KIND == DOWN ? min(end, (which + 1) * plan.tile_units) : end;
         tile = row;
-        if (KIND == GATE_UP) tile = (plan.experts.active[which] - which) * plan.tiles + row;
-        if (KIND == DOWN) tile = plan.experts.active[which] * plan.tiles + row;
+        if (KIND == GATE_UP) tile = (plan.experts.active(which) - which) * plan.tiles + row;
+        if (KIND == DOWN) tile = plan.experts.active(which) * plan.tiles + row;
         run = min(left, stop - unit);
         left -= run;
     }
 };
 
+// ----------------------------------------------------------------------------------------------------- shared memory
+//
+// In the loops addresses have 32 bits: pointers into shared memory take two registers each on some cards.
+
+__device__ __forceinline__ u32 smem_address(const void* p) { return u32(__cvta_generic_to_shared(p)); }
+
+__device__ __forceinline__ uint4 load_smem16(u32 from) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(from)
+                 : "memory");
+    return v;
+}
+__device__ __forceinline__ float load_smem(u32 from) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
+    return v;
+}
+__device__ __forceinline__ u32 load_smem2(u32 from) {
+    u16 v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from) : "memory");
+    return v;
+}
+
 // ----------------------------------------------------------------------------------------------------------- the ring
 
-// A warp's units on their way through shared memory. Codes are read by the lane that copied them.
+// A warp's units on their way through shared memory. The stage to read is the next to be filled as well: with what is
+// STAGES units ahead, once it has been read. Codes are read by the lane that copied them.
 template <u32 STAGE_BYTES>
 struct Ring {
-    const char* const data;  // [STAGES][STAGE_BYTES]
-    u32 from = 0;            // offset of the stage to read
-    u32 to;                  // shared address of this lane's first 16 bytes of the stage to fill
+    const u32 first;  // this lane's first 16 bytes of stage 0
+    u32 at;           // and of the stage
 
-    __device__ __forceinline__ explicit Ring(const char* data_) : data(data_), to(begin()) {}
-    __device__ __forceinline__ u32 begin() const { return u32(__cvta_generic_to_shared(data)) + threadIdx.x % 32 * 16; }
+    __device__ __forceinline__ explicit Ring(const char* data)  // [STAGES][STAGE_BYTES]
+        : first(smem_address(data) + threadIdx.x % 32 * 16), at(first) {}
 
-    // 16 bytes a lane, to the same place of every lane's 16 bytes.
-    __device__ __forceinline__ void copy(u32 place, const void* global) const {
-        u64 policy;  // weights are read once: they are the first to leave the L2, which holds code and activations too
-        asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to + place), "l"(global),
-                     "l"(policy)
+    // Weights are read once: they are the first to leave the L2, which holds code and activations too. Made anew for
+    // every unit, since the compiler would keep it in two registers.
+    __device__ __forceinline__ static u64 policy() {
+        u64 policy;
+        asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+        return policy;
+    }
+    // 16 bytes.
+    __device__ __forceinline__ static void copy(u32 to, const void* global, u64 policy) {
+        asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "l"(policy)
                      : "memory");
     }
     // Every fetch ends with this, also one of nothing: the wait counts them.
     __device__ __forceinline__ void commit() {
         asm volatile("cp.async.commit_group;" ::: "memory");
-        to = to == begin() + (STAGES - 1) * STAGE_BYTES ? begin() : to + STAGE_BYTES;
+        at = at == first + (STAGES - 1) * STAGE_BYTES ? first : at + STAGE_BYTES;
     }
     // The stage to read has arrived. STAGES fetches are under way before the first wait, one more before each other.
     __device__ __forceinline__ void wait() const {
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
         __syncwarp();
-    }
-    __device__ __forceinline__ const char* stage() const { return data + from; }
-    __device__ __forceinline__ void release() {
-        __syncwarp();
-        from = from == (STAGES - 1) * STAGE_BYTES ? 0 : from + STAGE_BYTES;
     }
 };
