@@ -122,7 +122,8 @@ class AnswerView {
     this.turn.removeAttribute("aria-busy");
     for (const place of [this.place, ...this.place.querySelectorAll(".caret")]) place.classList.remove("caret");
     this.about.append(...facts.map((fact) => element("span", "", fact)));
-    if (this.isJson) this.about.append(this.toggle());
+    if (this.text === "") this.place.remove();
+    else if (this.isJson) this.about.append(this.toggle());
   }
 
   /** The other view of a JSON answer. */
@@ -133,7 +134,6 @@ class AnswerView {
       this.asFields = !this.asFields;
       button.textContent = this.asFields ? "Show as text" : "Show as fields";
       const fresh = element("div", this.asFields ? "" : "text code");
-      delete fresh.dataset.kind;
       this.place.replaceWith(fresh);
       this.place = fresh;
       this.draw();
@@ -240,6 +240,8 @@ function send() {
   log.append(turn);
   messages.push({ role: "user", content: message.value });
   message.value = "";
+  // The answer wants the room.
+  for (const options of document.querySelectorAll(".options")) options.open = false;
   answer();
 }
 

@@ -46,3 +46,39 @@ pub(super) fn place_in_part(path: &str, at: &str) -> String {
         None => path.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn references_of_a_placed_schema_still_find_what_they_name() {
+        let whole = json!({ "properties": { "body": { "type": "object" }, "n": { "type": "null" } } });
+        let part = json!({
+            "$defs": { "line": { "type": "object", "properties": { "$ref": { "$ref": "#" } } } },
+            "properties": { "lines": { "items": { "$ref": "#/$defs/line" } } },
+            "const": { "$ref": "#/stays" }
+        });
+        let placed = place(&whole, "/properties/body", &part);
+        assert_eq!(placed["properties"]["n"], json!({ "type": "null" }));
+        let body = &placed["properties"]["body"];
+        let reference = |pointer: &str| body.pointer(pointer).and_then(Value::as_str);
+        assert_eq!(
+            reference("/properties/lines/items/$ref"),
+            Some("#/properties/body/$defs/line")
+        );
+        // The inner key is a property's name, what it holds a reference.
+        assert_eq!(reference("/$defs/line/properties/$ref/$ref"), Some("#/properties/body"));
+        assert_eq!(reference("/const/$ref"), Some("#/stays"));
+        assert_eq!(place(&whole, "", &part), part);
+    }
+
+    #[test]
+    fn places_are_named_as_the_sender_knows_them() {
+        assert_eq!(place_in_part("#/properties/body/items/x", "/properties/body"), "#/items/x");
+        assert_eq!(place_in_part("#/properties/n", "/properties/body"), "#/properties/n");
+        assert_eq!(place_in_part("#/a", ""), "#/a");
+    }
+}

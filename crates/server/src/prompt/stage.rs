@@ -169,7 +169,7 @@ impl Stage {
         context: &Context,
         schema: Option<&Value>,
     ) -> Result<String, String> {
-        self.template.render(prompt, context, schema).map_err(|error| error.to_string())
+        self.template.render(prompt, context, schema)
     }
 }
 

@@ -69,18 +69,20 @@ impl Template {
     /// Renders a request.
     ///
     /// # Errors
-    /// What the template says, or a bound that was passed.
+    /// In words: what the template lacks, or a bound that was passed.
     pub(crate) fn render(
         &self,
         prompt: &str,
         context: &Context,
         schema: Option<&Value>,
-    ) -> Result<String, Error> {
+    ) -> Result<String, String> {
         let mut text = Bounded(Vec::new());
         let variables = Jinja::from(Serde(Variables { prompt, context, schema }));
-        self.env.get_template(NAME)?.render_captured_to(variables, &mut text)?;
-        String::from_utf8(text.0)
-            .map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
+        let template = self.env.get_template(NAME);
+        template
+            .and_then(|template| template.render_captured_to(variables, &mut text))
+            .map_err(|error| describe(&error))?;
+        String::from_utf8(text.0).map_err(|error| error.to_string())
     }
 }
 
@@ -117,7 +119,7 @@ fn environment(source: &str) -> Result<Environment<'static>, Error> {
 /// Compact JSON; the built-in filter escapes it for HTML.
 fn json(value: Jinja) -> Result<String, Error> {
     if value.is_undefined() {
-        return Err(Error::from(ErrorKind::UndefinedError));
+        return Err(Error::new(ErrorKind::UndefinedError, "there is nothing to show"));
     }
     serde_json::to_string(&value)
         .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))
@@ -125,10 +127,12 @@ fn json(value: Jinja) -> Result<String, Error> {
 
 /// The error without the template's name, which the caller knows.
 fn describe(error: &Error) -> String {
-    match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
-        None => error.kind().to_string(),
+    let mut text = error.kind().to_string();
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    for more in [error.detail().map(str::to_owned), source].into_iter().flatten() {
+        text = format!("{text}: {more}");
     }
+    text
 }
 
 /// A text that refuses to grow past its bound.
@@ -145,5 +149,62 @@ impl io::Write for Bounded {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn context() -> Context {
+        serde_json::from_value(json!({ "business": { "name": "A & B" }, "actions": ["x", { "id": 1 }] }))
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn check(source: &str, expected: &str) {
+        let template = Template::parse(source).unwrap();
+        let schema = json!({ "type": "object", "a": 1 });
+        let rendered = template.render("the <document>", &context(), Some(&schema));
+        let rendered = rendered.unwrap_or_else(|error| format!("error: {error}"));
+        assert_eq!(rendered, expected);
+    }
+
+    #[test]
+    fn a_template_sees_the_request() {
+        check("{{ prompt }}", "the <document>");
+        check("{{ schema | tojson }}", r#"{"type":"object","a":1}"#);
+        check("{{ context.business | text }}", r#"{"name":"A & B"}"#);
+        check("{% for a in context.actions %}\n- {{ a | text }}\n{% endfor %}", "- x\n- {\"id\":1}\n");
+        check("{% if context.software is defined %}never{% endif %}.", ".");
+    }
+
+    #[test]
+    fn what_was_not_given_is_not_printed() {
+        let error = "error: undefined value: `context.software` is undefined";
+        check("{{ context.software }}", error);
+        check("{{ context.software | text }}", "error: undefined value: there is nothing to show");
+    }
+
+    #[test]
+    fn a_template_cannot_run_away() {
+        let text = "{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}";
+        check(text, "error: engine ran out of fuel");
+        let template = Template::parse("{% for i in range(99) %}{{ prompt }}{% endfor %}").unwrap();
+        let error = template.render(&"x".repeat(1 << 20), &Context::default(), None).unwrap_err();
+        assert!(error.ends_with("the text is longer than 16777216 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_template_that_asks_for_what_never_comes_is_refused_with_its_line() {
+        let error = Template::parse("one\n{{ context.busines }}").unwrap_err();
+        assert_eq!(error.0, Some(2));
+        assert!(error.1.starts_with("`context.busines` never comes"), "{}", error.1);
+        let error = Template::parse("{{ document }}").unwrap_err();
+        assert!(error.1.starts_with("`document` never comes"), "{}", error.1);
+        let error = Template::parse("one\n\n{% if %}").unwrap_err();
+        assert_eq!(error.0, Some(3), "{}", error.1);
     }
 }
