@@ -116,10 +116,9 @@ impl Score {
 )]
 async fn classify(
     State(app): State<App>,
-    body: Result<JsonBody<ClassifyRequest>, ApiError>,
+    JsonBody(request): JsonBody<ClassifyRequest>,
 ) -> Result<Json<ClassifyResponse>, ApiError> {
     let start = Instant::now();
-    let JsonBody(request) = body?;
     let temperature = request.check()?;
     let served = Arc::clone(app.served()?);
     let (model, labels) = (Arc::clone(&served), request.labels.clone());

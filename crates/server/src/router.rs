@@ -29,6 +29,7 @@ pub fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), limits::authorize))
         .layer(CatchPanicLayer::custom(limits::panicked))
         .layer(cors(&app.config().cors_origins))
+        .layer(middleware::from_fn(prompt::mark_failures))
         .layer(middleware::from_fn_with_state(app.clone(), limits::track))
         .with_state(app)
 }

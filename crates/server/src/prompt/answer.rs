@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use axum::Json;
 use axum::http::header;
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
 use axum::response::{IntoResponse, Response};
@@ -58,7 +57,7 @@ pub(crate) struct Metadata {
     parameters: Value,
 }
 
-/// A failure of `/prompt`.
+/// A failure of `/prompt`; see [`super::mark_failures`].
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PromptFailure {
     /// Always `false`.
@@ -77,29 +76,9 @@ pub(crate) struct Frame {
     pub(crate) start: Instant,
 }
 
-/// An error in the shape of `/prompt`.
-#[derive(Debug)]
-pub(crate) struct Failure(pub(crate) ApiError);
-
-impl From<ApiError> for Failure {
-    fn from(error: ApiError) -> Self {
-        Failure(error)
-    }
-}
-
-impl Failure {
-    fn body(&self) -> PromptFailure {
-        PromptFailure { success: false, error: self.0.body().error }
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let body = self.body();
-        // Status and headers are the error's.
-        let (mut parts, _) = self.0.into_response().into_parts();
-        parts.headers.remove(header::CONTENT_LENGTH);
-        (parts, Json(body)).into_response()
+impl PromptFailure {
+    fn of(error: &ApiError) -> Self {
+        PromptFailure { success: false, error: error.body().error }
     }
 }
 
@@ -187,8 +166,8 @@ impl Streaming {
                 }
                 Some(Event::Token(_) | Event::Prefill { .. } | Event::PromptLogprobs(_)) => {}
                 Some(Event::Finished(completion)) => return Some(self.finish(completion)),
-                Some(Event::Failed(error)) => return Some(self.fail(ApiError::of_engine(&error))),
-                None => return Some(self.fail(ApiError::engine_gone())),
+                Some(Event::Failed(error)) => return Some(self.fail(&ApiError::of_engine(&error))),
+                None => return Some(self.fail(&ApiError::engine_gone())),
             }
         }
     }
@@ -200,7 +179,7 @@ impl Streaming {
         let delta = (!rest.is_empty()).then(|| event("delta", &Delta { text: rest }));
         let result = match self.frame.response(completion) {
             Ok(response) => event("result", &response),
-            Err(error) => event("error", &Failure(error).body()),
+            Err(error) => event("error", &PromptFailure::of(&error)),
         };
         match delta {
             None => result,
@@ -211,9 +190,9 @@ impl Streaming {
         }
     }
 
-    fn fail(&mut self, error: ApiError) -> Result<Sse, axum::Error> {
+    fn fail(&mut self, error: &ApiError) -> Result<Sse, axum::Error> {
         self.ended = true;
-        event("error", &Failure(error).body())
+        event("error", &PromptFailure::of(error))
     }
 }
 

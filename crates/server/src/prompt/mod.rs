@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::State;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -23,9 +26,12 @@ pub use stage::{StageError, Stages};
 
 use crate::extract::JsonBody;
 use crate::{ApiError, App};
-use answer::{Failure, Frame, PromptFailure, PromptResponse};
+use answer::{Frame, PromptFailure, PromptResponse};
 use request::PromptRequest;
 use stage::Stage;
+
+/// Longest error that is understood, in bytes.
+const MAX_ERROR: usize = 64 << 10;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(prompt)).routes(routes!(stages))
@@ -54,30 +60,24 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 )]
 async fn prompt(
     State(app): State<App>,
-    body: Result<JsonBody<PromptRequest>, ApiError>,
-) -> Response {
-    match answer(&app, body).await {
-        Ok(response) => response,
-        Err(error) => Failure(error).into_response(),
-    }
-}
-
-async fn answer(
-    app: &App,
-    body: Result<JsonBody<PromptRequest>, ApiError>,
+    JsonBody(body): JsonBody<PromptRequest>,
 ) -> Result<Response, ApiError> {
     let start = Instant::now();
-    let JsonBody(body) = body?;
     let served = Arc::clone(app.served()?);
     let stream = body.stream.unwrap_or(false);
     let (model, stages) = (Arc::clone(&served), Arc::clone(app.stages()));
-    // Tokens of a long document and grammars take milliseconds, in which others want to be heard.
+    // Tokens of a long document take milliseconds, in which others want to be heard.
     let prepared = tokio::task::spawn_blocking(move || body.prepare(&model, &stages)).await;
-    let prepared = prepared.map_err(|error| ApiError::internal(error.to_string()))??;
+    let mut prepared = prepared.map_err(|error| ApiError::internal(error.to_string()))??;
+    let is_json = prepared.spec.is_some();
+    if let Some(spec) = prepared.spec.take() {
+        let grammar = app.grammars().get(&served.vocabulary, spec).await;
+        prepared.request.grammar = Some(grammar.map_err(|error| prepared.schema_error(&error))?);
+    }
     let frame = Frame {
         model: served.name.clone(),
         build: app.build().to_owned(),
-        is_json: prepared.is_json,
+        is_json,
         parameters: prepared.parameters,
         start,
     };
@@ -86,6 +86,24 @@ async fn answer(
         return Ok(frame.streamed(answer));
     }
     Ok(Json(frame.whole(answer).await?).into_response())
+}
+
+/// Errors of `/prompt` say `success: false`, whoever found them: the handler, or what stands around it.
+pub(crate) async fn mark_failures(request: Request, next: Next) -> Response {
+    let is_prompt = request.uri().path() == "/prompt";
+    let response = next.run(request).await;
+    if !is_prompt || response.status().is_success() {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let body = to_bytes(body, MAX_ERROR).await.unwrap_or_default();
+    let Ok(Value::Object(error)) = serde_json::from_slice(&body) else {
+        return Response::from_parts(parts, body.into());
+    };
+    let mut marked = Map::from_iter([("success".to_owned(), false.into())]);
+    marked.extend(error);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, Value::Object(marked).to_string().into())
 }
 
 /// The stages of `/prompt`.

@@ -1,7 +1,7 @@
 //! `POST /prompt`: what is asked for, and what the engine is asked for.
 
 use engine::SamplingFields;
-use grammar::{Grammar, GrammarError, Spec};
+use grammar::{GrammarError, Spec};
 use model::Chat;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -74,8 +74,10 @@ pub(crate) enum Stop {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) request: engine::Request,
-    /// Whether the answer is JSON.
-    pub(crate) is_json: bool,
+    /// What the answer has to fit, if it is JSON; to be compiled.
+    pub(crate) spec: Option<Spec>,
+    /// Where in it the request's schema stands.
+    schema_at: Option<String>,
     /// The parameters in force.
     pub(crate) parameters: Value,
 }
@@ -104,7 +106,7 @@ impl PromptRequest {
         let prompt = if raw { served.tokenizer.encode(&text) } else { encode_chat(served, &text) };
         let prompt = prompt.map_err(|e| ApiError::invalid("prompt".to_owned(), e.to_string()))?;
         let max_tokens = self.max_tokens(stage, prompt.len(), served.context)?;
-        let mut request = engine::Request {
+        let request = engine::Request {
             prompt,
             max_tokens,
             sampling: self.sampling(stage, served)?,
@@ -119,13 +121,9 @@ impl PromptRequest {
         if schema.is_some() {
             parameters["schema_open"] = open.into();
         }
-        let is_json = schema.is_some();
-        if let Some(schema) = schema {
-            let spec = Spec::JsonSchema { schema, open };
-            let compiled = Grammar::compile(&served.vocabulary, &spec);
-            request.grammar = Some(compiled.map_err(|error| schema_error(&error, stage))?);
-        }
-        Ok(Prepared { request, is_json, parameters })
+        let spec = schema.map(|schema| Spec::JsonSchema { schema, open });
+        let schema_at = stage.and_then(|stage| stage.schema_at.clone());
+        Ok(Prepared { request, spec, schema_at, parameters })
     }
 
     fn schema_in_force(&self, stage: Option<&Stage>) -> Result<Option<Value>, ApiError> {
@@ -205,9 +203,7 @@ impl PromptRequest {
             penalize_prompt: self.penalize_prompt.or(default.penalize_prompt),
             seed: self.seed.or(default.seed),
         };
-        fields
-            .resolve(&served.generation, crate::random_seed)
-            .map_err(|error| ApiError::invalid(error.name.to_owned(), error.to_string()))
+        crate::sampling::resolve(&fields, &served.generation)
     }
 }
 
@@ -246,12 +242,16 @@ pub(crate) fn encode_chat(served: &Served, text: &str) -> model::Result<Vec<u32>
     served.tokenizer.encode_chat(&template.render(chat)?)
 }
 
-fn schema_error(error: &GrammarError, stage: Option<&Stage>) -> ApiError {
-    let message = match (error, stage.and_then(|stage| stage.schema_at.as_deref())) {
-        (GrammarError::Schema { path, reason }, Some(at)) => {
-            format!("schema: {}: {reason}", schema::place_in_part(path, at))
-        }
-        (error, _) => format!("schema: {error}"),
-    };
-    ApiError::invalid("schema".to_owned(), message).with_code("unsupported_schema")
+impl Prepared {
+    /// What is wrong with the schema, in the words and places of the one who sent it.
+    pub(crate) fn schema_error(&self, error: &GrammarError) -> ApiError {
+        let message = match (error, &self.schema_at) {
+            (GrammarError::Failed(_), _) => return ApiError::internal(error.to_string()),
+            (GrammarError::Schema { path, reason }, Some(at)) => {
+                format!("schema: {}: {reason}", schema::place_in_part(path, at))
+            }
+            (error, _) => format!("schema: {error}"),
+        };
+        ApiError::invalid("schema".to_owned(), message).with_code("unsupported_schema")
+    }
 }
