@@ -28,8 +28,9 @@ cargo xtask <COMMAND>
                        --native: for the GPUs of this machine alone, and nothing without one; --only, --target: a part
                        (both may be repeated); --report prints what each kernel takes, --disassemble looks for the
                        instructions that are meant, --offline-check compiles nothing
-  peers                every fixture through the binary, its artefacts through transformers + bitsandbytes
-                       (the first time: about 1 GB of Python packages, into target/peers)
+  peers [openai]       every fixture through the binary, its artefacts through transformers + bitsandbytes, and a server
+                       through OpenAI's Python client (the first time: about 1 GB of Python packages, into
+                       target/peers and target/peers-openai); openai: the last alone, which takes little
   soak [--cases N] [--kills N] [--runs N]
                        property tests with N cases each (100000), `quantize` killed N times (100), N runs of
                        each fuzz target (1000000, if cargo-fuzz is installed); 0 leaves one out
@@ -58,6 +59,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["tidy"] => tidy::tidy(&root),
         ["kernels", options @ ..] => kernels::kernels(&root, &kernels::Options::parse(options)?),
         ["peers"] => peers::peers(&root),
+        ["peers", "openai"] => peers::client(&root),
         ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),
         ["plot", input, output] => plot::plot(Path::new(input), Path::new(output)),
         [] | ["help" | "--help" | "-h"] => {

@@ -49,6 +49,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             REQUEST_ID,
             BUILD,
             header::RETRY_AFTER,
+            HeaderName::from_static("x-halfbyte-parameters"),
             HeaderName::from_static("x-halfbyte-unknown-parameters"),
         ])
 }

@@ -120,6 +120,7 @@ fn readable(text: &str) -> String {
         "f32" | "f64" => "a number",
         "u8" | "u32" | "u64" | "usize" => "a whole number that is not negative",
         "i32" | "i64" => "a whole number",
+        "a sequence" => "a list",
         other if other.starts_with("struct ") => "an object",
         other => other,
     };

@@ -242,7 +242,9 @@ mod tests {
             "{{ raise_exception('no such role') }}",
             json!([{"role": "user", "content": "Hi"}]),
             &json!([]),
-            &expect!["the model's chat template refuses these messages: chat template: invalid operation: no such role (in default:1)"],
+            &expect![
+                "the model's chat template refuses these messages: chat template: invalid operation: no such role (in default:1)"
+            ],
         );
     }
 }

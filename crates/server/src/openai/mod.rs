@@ -19,6 +19,8 @@ mod chat;
 mod completions;
 mod responses;
 mod models;
+#[cfg(test)]
+mod testing;
 
 use axum::routing::get;
 use serde_json::{Map, Value};

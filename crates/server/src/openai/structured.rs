@@ -273,9 +273,7 @@ mod tests {
             json!({"type": "json_schema", "json_schema": {"name": "x"}}),
             Value::Null,
             &none,
-            &expect![
-                "response_format: `response_format` of type json_schema lacks its `schema`"
-            ],
+            &expect!["response_format: `response_format` of type json_schema lacks its `schema`"],
         );
         check(
             Value::Null,

@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn references_of_a_placed_schema_still_find_what_they_name() {
-        let whole = json!({ "properties": { "body": { "type": "object" }, "n": { "type": "null" } } });
+        let whole =
+            json!({ "properties": { "body": { "type": "object" }, "n": { "type": "null" } } });
         let part = json!({
             "$defs": { "line": { "type": "object", "properties": { "$ref": { "$ref": "#" } } } },
             "properties": { "lines": { "items": { "$ref": "#/$defs/line" } } },
@@ -65,10 +66,7 @@ mod tests {
         assert_eq!(placed["properties"]["n"], json!({ "type": "null" }));
         let body = &placed["properties"]["body"];
         let reference = |pointer: &str| body.pointer(pointer).and_then(Value::as_str);
-        assert_eq!(
-            reference("/properties/lines/items/$ref"),
-            Some("#/properties/body/$defs/line")
-        );
+        assert_eq!(reference("/properties/lines/items/$ref"), Some("#/properties/body/$defs/line"));
         // The inner key is a property's name, what it holds a reference.
         assert_eq!(reference("/$defs/line/properties/$ref/$ref"), Some("#/properties/body"));
         assert_eq!(reference("/const/$ref"), Some("#/stays"));

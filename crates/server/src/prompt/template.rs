@@ -159,8 +159,10 @@ mod tests {
     use super::*;
 
     fn context() -> Context {
-        serde_json::from_value(json!({ "business": { "name": "A & B" }, "actions": ["x", { "id": 1 }] }))
-            .unwrap()
+        serde_json::from_value(
+            json!({ "business": { "name": "A & B" }, "actions": ["x", { "id": 1 }] }),
+        )
+        .unwrap()
     }
 
     #[track_caller]
@@ -177,7 +179,10 @@ mod tests {
         check("{{ prompt }}", "the <document>");
         check("{{ schema | tojson }}", r#"{"type":"object","a":1}"#);
         check("{{ context.business | text }}", r#"{"name":"A & B"}"#);
-        check("{% for a in context.actions %}\n- {{ a | text }}\n{% endfor %}", "- x\n- {\"id\":1}\n");
+        check(
+            "{% for a in context.actions %}\n- {{ a | text }}\n{% endfor %}",
+            "- x\n- {\"id\":1}\n",
+        );
         check("{% if context.software is defined %}never{% endif %}.", ".");
     }
 
@@ -190,7 +195,8 @@ mod tests {
 
     #[test]
     fn a_template_cannot_run_away() {
-        let text = "{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}";
+        let text =
+            "{% for i in range(90000) %}{% for j in range(90000) %}x{% endfor %}{% endfor %}";
         check(text, "error: engine ran out of fuel");
         let template = Template::parse("{% for i in range(99) %}{{ prompt }}{% endfor %}").unwrap();
         let error = template.render(&"x".repeat(1 << 20), &Context::default(), None).unwrap_err();

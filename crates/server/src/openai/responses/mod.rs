@@ -3,6 +3,8 @@
 mod request;
 mod response;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use axum::Json;
 use axum::extract::State;

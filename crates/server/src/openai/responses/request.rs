@@ -398,7 +398,12 @@ mod tests {
 
     #[test]
     fn a_conversation_becomes_messages() {
-        check(r#"{"model": "m", "input": "Hi", "instructions": "Be brief."}"#, &expect![[r#"[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}]"#]]);
+        check(
+            r#"{"model": "m", "input": "Hi", "instructions": "Be brief."}"#,
+            &expect![[
+                r#"[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}]"#
+            ]],
+        );
         check(
             r#"{"model": "m", "input": [
                 {"role": "user", "content": [{"type": "input_text", "text": "1+1?"}]},
@@ -408,25 +413,41 @@ mod tests {
                 {"type": "function_call_output", "call_id": "c1", "output": "2"},
                 {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "3"}]}
             ]}"#,
-            &expect![[r#"[{"role":"user","content":"1+1?"},{"role":"assistant","content":"I add.","tool_calls":[{"type":"function","id":"c1","function":{"name":"add","arguments":{"a":1}}},{"type":"function","id":"c2","function":{"name":"add","arguments":{}}}]},{"role":"tool","content":"2","tool_call_id":"c1"},{"role":"tool","content":"3","tool_call_id":"c2"}]"#]],
+            &expect![[
+                r#"[{"role":"user","content":"1+1?"},{"role":"assistant","content":"I add.","tool_calls":[{"type":"function","id":"c1","function":{"name":"add","arguments":{"a":1}}},{"type":"function","id":"c2","function":{"name":"add","arguments":{}}}]},{"role":"tool","content":"2","tool_call_id":"c1"},{"role":"tool","content":"3","tool_call_id":"c2"}]"#
+            ]],
         );
     }
 
     #[test]
     fn what_cannot_be_answered_is_named() {
-        check(r#"{"model": "m", "input": "Hi", "store": true}"#, &expect![[r#"store Some("unsupported_parameter"): `store` is not supported: this server keeps nothing between requests: send the whole conversation as `input`"#]]);
+        check(
+            r#"{"model": "m", "input": "Hi", "store": true}"#,
+            &expect![[
+                r#"store Some("unsupported_parameter"): `store` is not supported: this server keeps nothing between requests: send the whole conversation as `input`"#
+            ]],
+        );
         check(
             r#"{"model": "m", "input": "Hi", "previous_response_id": "resp_1"}"#,
-            &expect![[r#"previous_response_id Some("unsupported_parameter"): `previous_response_id` is not supported: this server keeps nothing between requests: send the whole conversation as `input`"#]],
+            &expect![[
+                r#"previous_response_id Some("unsupported_parameter"): `previous_response_id` is not supported: this server keeps nothing between requests: send the whole conversation as `input`"#
+            ]],
         );
-        check(r#"{"model": "m", "input": []}"#, &expect!["input None: `input` is empty; say something"]);
+        check(
+            r#"{"model": "m", "input": []}"#,
+            &expect!["input None: `input` is empty; say something"],
+        );
         check(
             r#"{"model": "m", "input": [{"type": "reasoning", "id": "rs_1"}]}"#,
-            &expect![[r#"input[0].type Some("unsupported_content"): `input[0].type` is `reasoning`; supported are message, function_call and function_call_output"#]],
+            &expect![[
+                r#"input[0].type Some("unsupported_content"): `input[0].type` is `reasoning`; supported are message, function_call and function_call_output"#
+            ]],
         );
         check(
             r#"{"model": "m", "input": [{"role": "user", "content": "a"}, {"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}"#,
-            &expect![[r#"input[1].content[0].type Some("unsupported_content"): `input[1].content[0]` is of type `input_image`; this model reads text alone: send parts of type `text`"#]],
+            &expect![[
+                r#"input[1].content[0].type Some("unsupported_content"): `input[1].content[0]` is of type `input_image`; this model reads text alone: send parts of type `text`"#
+            ]],
         );
         check(
             r#"{"model": "m", "input": [{"type": "function_call_output", "output": "x"}]}"#,
@@ -434,12 +455,19 @@ mod tests {
         );
         check(
             r#"{"model": "m", "input": "Hi", "tools": [{"type": "web_search"}]}"#,
-            &expect!["tools[0].type None: `tools[0].type` is `web_search`; only `function` is supported"],
+            &expect![
+                "tools[0].type None: `tools[0].type` is `web_search`; only `function` is supported"
+            ],
         );
         check(
             r#"{"model": "m", "input": "Hi", "text": {"format": {"type": "json_schema", "name": "x"}}}"#,
             &expect!["text.format None: `text.format` of type json_schema lacks its `schema`"],
         );
-        check(r#"{"model": "m", "input": 1}"#, &expect!["input None: `input`: invalid type: integer `1`, expected a text or a list of items"]);
+        check(
+            r#"{"model": "m", "input": 1}"#,
+            &expect![
+                "input None: `input`: invalid type: integer `1`, expected a text or a list of items"
+            ],
+        );
     }
 }

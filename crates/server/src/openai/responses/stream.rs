@@ -178,6 +178,11 @@ impl Writer {
     }
 
     fn fail(&mut self, error: &ApiError, told: &mut Vec<Happening>) {
+        if let Some(OutputItem::Message { status, .. } | OutputItem::FunctionCall { status, .. }) =
+            self.body.output.last_mut().filter(|_| self.growing)
+        {
+            *status = "incomplete";
+        }
         self.body.status = "failed";
         let code = error.code.unwrap_or("server_error").to_owned();
         self.body.error = Some(ResponseError { code, message: error.message.clone() });
