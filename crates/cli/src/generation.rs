@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 use engine::{
-    Completion, EngineError, GeneratedToken, Progress, Request, SamplingFields, SamplingParams,
-    Session,
+    Completion, Engine, EngineError, GeneratedToken, Progress, Request, SamplingFields,
+    SamplingParams,
 };
 use indicatif::ProgressBar;
-use model::{GenerationConfig, Tokenizer};
+use model::GenerationConfig;
 use serde_json::{Value, json};
 
 use crate::args::SamplingArgs;
@@ -103,14 +103,13 @@ impl Answer {
 
 /// Generates an answer; `show` gets its text piece by piece. Ctrl-C ends it.
 pub(crate) fn answer(
-    session: &mut Session,
-    tokenizer: &Tokenizer,
-    request: &Request,
-    show: impl FnMut(&str) -> Result<(), CliError>,
+    engine: &mut Engine,
+    request: Request,
+    show: impl FnMut(&str) -> Result<(), CliError> + Send,
 ) -> Result<Answer> {
     let mut watch = Watch::new(show);
     interrupt::listen();
-    let completion = engine::generate(session, tokenizer, request, |event| watch.event(event));
+    let completion = engine::generate(engine, request, |event| watch.event(event));
     watch.bar.finish_and_clear();
     interrupt::clear();
     let completion = completion?;

@@ -1,10 +1,11 @@
 //! From the name of a model to one that answers.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use backend::Cpu;
-use engine::{ModelRunner, Runner, Session};
+use engine::{Engine, EngineConfig, ModelRunner, Runner};
 use model::locate::Places;
 use model::{
     Chat, ChatTemplate, Checkpoint, GenerationConfig, ModelWeights, QuantizePolicy, Tokenizer,
@@ -33,7 +34,7 @@ pub(crate) fn open(model: &str, places: &PlaceArgs) -> Result<Checkpoint> {
 
 /// The text side of a model: everything but the weights, cheap to load, so that mistakes come up early.
 pub(crate) struct TextSide {
-    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) generation: GenerationConfig,
     template: Option<ChatTemplate>,
 }
@@ -43,7 +44,7 @@ impl TextSide {
     pub(crate) fn load(checkpoint: &Checkpoint) -> Result<Self> {
         let files = checkpoint.files();
         Ok(TextSide {
-            tokenizer: Tokenizer::load(files)?,
+            tokenizer: Arc::new(Tokenizer::load(files)?),
             generation: GenerationConfig::load(files, checkpoint.config())?,
             template: ChatTemplate::load(files)?,
         })
@@ -142,8 +143,16 @@ fn cpu_context(
 
 /// A model in memory, and how long that took.
 pub(crate) struct Loaded {
-    pub(crate) session: Session,
+    pub(crate) runner: Box<dyn ModelRunner>,
     pub(crate) load_seconds: f64,
+}
+
+impl Loaded {
+    /// An engine for one request at a time.
+    pub(crate) fn engine(self, side: &TextSide) -> Engine {
+        let config = EngineConfig::for_one(&*self.runner);
+        Engine::new(self.runner, Arc::clone(&side.tokenizer), config)
+    }
 }
 
 impl Ready<'_> {
@@ -174,7 +183,6 @@ impl Ready<'_> {
                 Box::new(gpu::load(&gpu, config, weights, &options)?)
             }
         };
-        let session = Session::new(runner);
-        Ok(Loaded { session, load_seconds: start.elapsed().as_secs_f64() })
+        Ok(Loaded { runner, load_seconds: start.elapsed().as_secs_f64() })
     }
 }

@@ -1,16 +1,34 @@
 //! An answer in the making: how its tokens are chosen, and what they say.
 
-use backend::Draw;
+use backend::{Draw, Drawn};
 use grammar::{GrammarError, Matcher};
 use model::{DecodeStream, Tokenizer};
 
-use crate::{
-    Completion, EngineError, FinishReason, GeneratedToken, Request, Sampler, StopStrings,
-    log_sum_exp, top_logprobs,
-};
+use crate::sampler::{Sampler, top_logprobs};
+use crate::stop::StopStrings;
+use crate::{Completion, EngineError, FinishReason, GeneratedToken, Request, log_sum_exp};
 
 /// How many tokens are tried, near the end of a budget, before the next one of a completion that fits is taken.
 const REFUSALS_MAX: usize = 8;
+
+/// What an answer keeps from step to step, whatever becomes of its blocks.
+pub(crate) struct Answer {
+    pub(crate) choice: Choice,
+    pub(crate) text: Text,
+    /// Of the prompt's tokens, as far as they are known.
+    pub(crate) prompt_logprobs: Vec<GeneratedToken>,
+}
+
+impl Answer {
+    /// An answer of at most `budget` tokens.
+    pub(crate) fn new(request: &Request, budget: usize, tokenizer: &Tokenizer) -> Self {
+        Answer {
+            choice: Choice::new(request, budget),
+            text: Text::new(request, tokenizer),
+            prompt_logprobs: Vec::new(),
+        }
+    }
+}
 
 /// How the tokens of an answer are chosen: what has to be known before the next step.
 pub(crate) struct Choice {
@@ -43,7 +61,7 @@ enum Taken {
 
 impl Choice {
     /// For an answer of at most `budget` tokens.
-    pub(crate) fn new(request: &Request, budget: usize) -> Self {
+    fn new(request: &Request, budget: usize) -> Self {
         Choice {
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
             matcher: request.grammar.as_ref().map(grammar::Grammar::matcher),
@@ -60,6 +78,11 @@ impl Choice {
         self.top_logprobs > 0
             || self.sampler.has_penalties()
             || self.matcher.as_ref().is_some_and(near_limit)
+    }
+
+    /// How many alternatives are reported with each token.
+    pub(crate) fn top_logprobs(&self) -> usize {
+        self.top_logprobs
     }
 
     /// Whether a grammar says which tokens may come.
@@ -82,9 +105,12 @@ impl Choice {
         Draw { mask, ..self.sampler.next_draw() }
     }
 
-    /// Takes a token that a device drew; `None` if there was none to draw.
-    pub(crate) fn take_drawn(&mut self, drawn: Option<(u32, f32)>) -> Result<Chosen, EngineError> {
-        let (token, logprob) = drawn.ok_or_else(nothing_fits)?;
+    /// Takes a token that a device drew.
+    pub(crate) fn take_drawn(&mut self, drawn: &Drawn) -> Result<Chosen, EngineError> {
+        if !drawn.allowed {
+            return Err(nothing_fits());
+        }
+        let (token, logprob) = (drawn.token, drawn.logprob);
         let token = GeneratedToken { token, logprob, top_logprobs: vec![], text: String::new() };
         let taken = self.take(token.token)?;
         chosen(token, taken).ok_or_else(nothing_fits)
@@ -177,7 +203,7 @@ pub(crate) struct Text {
 
 impl Text {
     /// No text yet.
-    pub(crate) fn new(request: &Request, tokenizer: &Tokenizer) -> Self {
+    fn new(request: &Request, tokenizer: &Tokenizer) -> Self {
         Text {
             stream: tokenizer.stream(true),
             stop: StopStrings::new(&request.stop),

@@ -257,3 +257,98 @@ impl BlockManager {
         assert_eq!(self.blocks[block as usize].cached, Some((prefix, key)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full(first: u32) -> [u32; KV_BLOCK_SIZE] {
+        std::array::from_fn(|i| first + i as u32)
+    }
+
+    /// Takes and enters blocks that hold these tokens, one after another.
+    fn fill(blocks: &mut BlockManager, contents: &[[u32; KV_BLOCK_SIZE]]) -> Vec<u32> {
+        let mut parent = PrefixId::EMPTY;
+        let mut table = Vec::new();
+        for &tokens in contents {
+            let block = blocks.allocate().unwrap();
+            let (prefix, block) = blocks.register(block, parent, tokens).unwrap();
+            parent = prefix;
+            table.push(block);
+        }
+        table
+    }
+
+    fn found(blocks: &BlockManager, contents: &[[u32; KV_BLOCK_SIZE]], limit: usize) -> Vec<u32> {
+        let mut matched = Vec::new();
+        blocks.find_prefix(contents.as_flattened(), limit, &mut matched);
+        matched.into_iter().map(|(_, block)| block).collect()
+    }
+
+    #[test]
+    fn a_block_is_found_only_behind_what_came_before_it() {
+        let mut blocks = BlockManager::new(8, true);
+        let table = fill(&mut blocks, &[full(0), full(100)]);
+        assert_eq!(found(&blocks, &[full(0), full(100), full(0)], 9), table);
+        assert_eq!(found(&blocks, &[full(0), full(100)], 1), table[..1]);
+        assert!(found(&blocks, &[full(100)], 9).is_empty());
+        assert_eq!(found(&blocks, &[full(0), full(0)], 9), table[..1]);
+        blocks.assert_consistent([table.as_slice()].into_iter());
+    }
+
+    #[test]
+    fn what_two_compute_is_kept_once() {
+        let mut blocks = BlockManager::new(4, true);
+        let first = fill(&mut blocks, &[full(0), full(100)]);
+        let second = fill(&mut blocks, &[full(0), full(100)]);
+        assert_eq!(first, second);
+        assert_eq!((blocks.available(), blocks.ref_count(first[0])), (2, 2));
+        blocks.assert_consistent([first.as_slice(), second.as_slice()].into_iter());
+    }
+
+    #[test]
+    fn the_longest_idle_goes_first_and_a_prefix_after_what_continues_it() {
+        let mut blocks = BlockManager::new(4, true);
+        let mut old = fill(&mut blocks, &[full(0), full(100)]);
+        let mut new = fill(&mut blocks, &[full(200), full(300)]);
+        blocks.release_all(&mut old);
+        blocks.release_all(&mut new);
+        assert_eq!((blocks.available(), blocks.idle()), (4, 4));
+        let mut taken = vec![blocks.allocate().unwrap()];
+        assert_eq!(found(&blocks, &[full(0), full(100)], 9).len(), 1);
+        taken.push(blocks.allocate().unwrap());
+        assert_eq!(found(&blocks, &[full(0), full(100)], 9).len(), 0);
+        taken.push(blocks.allocate().unwrap());
+        assert_eq!(found(&blocks, &[full(200), full(300)], 9).len(), 1);
+        blocks.assert_consistent([taken.as_slice()].into_iter());
+        taken.push(blocks.allocate().unwrap());
+        assert_eq!(blocks.allocate(), None);
+    }
+
+    #[test]
+    fn what_is_held_is_never_taken_and_what_is_not_trusted_never_found() {
+        let mut blocks = BlockManager::new(3, true);
+        let held = fill(&mut blocks, &[full(0)]);
+        let mut rest = vec![blocks.allocate().unwrap(), blocks.allocate().unwrap()];
+        assert_eq!(blocks.allocate(), None);
+        blocks.release_all(&mut rest);
+        blocks.distrust(&held);
+        assert!(found(&blocks, &[full(0)], 9).is_empty());
+        blocks.assert_consistent([held.as_slice()].into_iter());
+    }
+
+    #[test]
+    fn what_was_matched_is_looked_at_again() {
+        let mut blocks = BlockManager::new(3, true);
+        let prompt = [full(0), full(100), full(200)];
+        let mut table = fill(&mut blocks, &prompt[..2]);
+        let mut matched = Vec::new();
+        blocks.find_prefix(prompt.as_flattened(), 9, &mut matched);
+        assert_eq!(matched.len(), 2);
+        blocks.release_all(&mut table);
+        let taken = [blocks.allocate().unwrap(), blocks.allocate().unwrap()];
+        blocks.find_prefix(prompt.as_flattened(), 9, &mut matched);
+        assert_eq!(matched.len(), 1);
+        blocks.assert_consistent([taken.as_slice()].into_iter());
+    }
+}

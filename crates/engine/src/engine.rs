@@ -1,19 +1,19 @@
 //! Many answers at once on one model.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backend::{Batch, Drawn, Draws, KV_BLOCK_SIZE, SequenceSpan, mask_words};
+use backend::KV_BLOCK_SIZE;
 use model::Tokenizer;
 
-use crate::answer::{Choice, Chosen, Text};
+use crate::answer::{Answer, Chosen};
 use crate::block_manager::BlockManager;
-use crate::scheduler::{Chunk, Limits, Scheduler};
+use crate::scheduler::{Limits, Scheduler};
 use crate::sequence::Sequence;
+use crate::step::{Found, Row, Step};
+use crate::voice::{Answers, Pending, Voice};
 use crate::{
-    Completion, EngineError, FinishReason, GeneratedToken, ModelRunner, Request, log_sum_exp,
-    top_logprobs,
+    Completion, EngineError, FinishReason, GeneratedToken, ModelRunner, Request, check_tokens,
 };
 
 /// Names a request for as long as the engine lives.
@@ -33,6 +33,19 @@ pub struct EngineConfig {
     pub max_waiting: usize,
     /// Whether blocks of finished requests are kept for those that begin alike.
     pub prefix_cache: bool,
+}
+
+impl EngineConfig {
+    /// For one request at a time, as long as the runner's cache.
+    pub fn for_one(runner: &dyn ModelRunner) -> Self {
+        EngineConfig {
+            context: runner.context(),
+            max_num_seqs: 1,
+            max_num_batched_tokens: runner.limits().tokens,
+            max_waiting: 1,
+            prefix_cache: true,
+        }
+    }
 }
 
 /// What happens to a request.
@@ -91,6 +104,9 @@ pub struct StepReport {
     pub generated: usize,
 }
 
+/// Tokens before the first of a part of a prompt that its text depends on.
+const PROMPT_CONTEXT: usize = 8;
+
 /// Many requests on one model. It is told the time, and does nothing but in [`Engine::step`].
 ///
 /// What an answer says lags a step behind what is computed: while the device works on the next tokens, the last ones become
@@ -98,7 +114,7 @@ pub struct StepReport {
 pub struct Engine {
     runner: Box<dyn ModelRunner>,
     scheduler: Scheduler,
-    answers: BTreeMap<RequestId, Answer>,
+    answers: Answers,
     voice: Voice,
     step: Step,
     context: usize,
@@ -107,45 +123,6 @@ pub struct Engine {
     generated_tokens: u64,
     /// Why the engine is dead, if it is.
     dead: Option<String>,
-}
-
-/// What an answer keeps from step to step, whatever becomes of its blocks.
-struct Answer {
-    choice: Choice,
-    text: Text,
-    top_logprobs: usize,
-    /// Of the prompt's tokens, as far as they are known.
-    prompt_logprobs: Vec<GeneratedToken>,
-}
-
-/// A step's parts, kept for their memory.
-#[derive(Default)]
-struct Step {
-    plan: Vec<Chunk>,
-    tokens: Vec<u32>,
-    positions: Vec<u32>,
-    rows: Vec<Row>,
-    /// Rows of the batch whose logits are wanted, and which of those the host has to see.
-    row_indices: Vec<u32>,
-    kept: Vec<u32>,
-    masks: Vec<u32>,
-    drawn: Vec<Drawn>,
-    logits: Vec<f32>,
-}
-
-/// A row whose logits are wanted.
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    id: RequestId,
-    /// The sequence's place among those that run.
-    index: usize,
-    position: usize,
-    /// Where its logits come to the host, if they do.
-    kept: Option<usize>,
-    /// Whether a token is drawn; else the prompt's next token is looked up.
-    draws: bool,
-    /// Its mask, if a grammar says which tokens may come.
-    mask: Option<u32>,
 }
 
 impl Engine {
@@ -171,8 +148,8 @@ impl Engine {
             max_waiting: config.max_waiting,
             runner,
             scheduler: Scheduler::new(limits, BlockManager::new(num_blocks, config.prefix_cache)),
-            answers: BTreeMap::new(),
-            voice: Voice { tokenizer, pending: Vec::new() },
+            answers: Answers::new(),
+            voice: Voice::new(tokenizer),
             step: Step::default(),
             last_id: 0,
             generated_tokens: 0,
@@ -203,12 +180,7 @@ impl Engine {
         }
         self.last_id += 1;
         let id = RequestId(self.last_id);
-        let answer = Answer {
-            choice: Choice::new(&request, budget),
-            text: Text::new(&request, &self.voice.tokenizer),
-            top_logprobs: request.top_logprobs,
-            prompt_logprobs: Vec::new(),
-        };
+        let answer = Answer::new(&request, budget, &self.voice.tokenizer);
         self.answers.insert(id, answer);
         let generates = budget > 0;
         let mut sequence =
@@ -229,17 +201,11 @@ impl Engine {
     fn check(&self, request: &Request) -> Result<(), EngineError> {
         self.check_alive()?;
         request.sampling.validate()?;
-        let Request { prompt, max_tokens, .. } = request;
-        if prompt.is_empty() {
-            return Err(EngineError::EmptyPrompt);
-        }
-        if prompt.len() + usize::from(*max_tokens > 0) > self.context {
-            return Err(EngineError::TooLong { tokens: prompt.len(), context: self.context });
-        }
-        let vocab_size = self.runner.config().vocab_size;
-        match prompt.iter().position(|&token| token as usize >= vocab_size) {
-            Some(index) => Err(EngineError::Token { index, token: prompt[index], vocab_size }),
-            None => Ok(()),
+        check_tokens(&request.prompt, self.runner.config().vocab_size)?;
+        let (tokens, context) = (request.prompt.len(), self.context);
+        match tokens + usize::from(request.max_tokens > 0) > context {
+            true => Err(EngineError::TooLong { tokens, context }),
+            false => Ok(()),
         }
     }
 
@@ -252,6 +218,15 @@ impl Engine {
     pub fn cancel(&mut self, id: RequestId) {
         self.scheduler.remove(id);
         self.answers.remove(&id);
+    }
+
+    /// Ends a request and gives the answer as far as it has come.
+    pub(crate) fn break_off(&mut self, id: RequestId) -> Result<Completion, EngineError> {
+        self.scheduler.remove(id);
+        match self.answers.remove(&id) {
+            Some(answer) => answer.text.finish(&self.voice.tokenizer, FinishReason::Cancelled),
+            None => Err(EngineError::Stopped("the request has ended".to_owned())),
+        }
     }
 
     /// Whether a step would do something.
@@ -299,12 +274,13 @@ impl Engine {
         self.scheduler.schedule(&mut self.step.plan);
         let mut report = StepReport::default();
         if !self.step.plan.is_empty() {
-            self.lay_out();
-            report.tokens = self.step.tokens.len();
+            self.step.lay_out(&self.scheduler, &self.answers, self.runner.config().vocab_size);
+            report.tokens = self.step.num_tokens();
             report.sequences = self.step.plan.len();
-            let mut ended = match self.run(on_event) {
+            let Engine { runner, scheduler, answers, voice, step, .. } = self;
+            let mut ended = match step.run(&mut **runner, scheduler, answers, voice, on_event) {
                 Ok(ended) => ended,
-                Err(error) => return Err(self.die(error, on_event)),
+                Err(error) => return Err(self.die(error.into(), on_event)),
             };
             report.generated = self.take_results(&mut ended);
             for id in ended {
@@ -328,86 +304,6 @@ impl Engine {
         }
     }
 
-    /// Writes down what the next step computes, and which rows are wanted.
-    fn lay_out(&mut self) {
-        let Step { plan, tokens, positions, rows, row_indices, kept, masks, .. } = &mut self.step;
-        tokens.clear();
-        positions.clear();
-        rows.clear();
-        row_indices.clear();
-        kept.clear();
-        let mut num_masks = 0;
-        for &Chunk { index, len } in &*plan {
-            let sequence = &self.scheduler.running()[index];
-            let (start, end) = (sequence.num_computed, sequence.num_computed + len);
-            let first_token = tokens.len();
-            tokens.extend_from_slice(&sequence.tokens[start..end]);
-            positions.extend(start as u32..end as u32);
-            for position in sequence.first_row().max(start)..end {
-                let draws = sequence.draws_at(position);
-                let choice = self.answers.get(&sequence.id).map(|answer| &answer.choice);
-                let keep = !draws || choice.is_some_and(Choice::needs_logits);
-                let has_mask = draws && choice.is_some_and(Choice::has_grammar);
-                if keep {
-                    kept.push(rows.len() as u32);
-                }
-                row_indices.push((first_token + position - start) as u32);
-                rows.push(Row {
-                    id: sequence.id,
-                    index,
-                    position,
-                    kept: keep.then(|| kept.len() - 1),
-                    draws,
-                    mask: has_mask.then_some(num_masks),
-                });
-                num_masks += u32::from(has_mask);
-            }
-        }
-        masks.clear();
-        masks.resize(num_masks as usize * mask_words(self.runner.config().vocab_size), 0);
-    }
-
-    /// Runs the step; while the device works, says what the last one gave. Returns the requests that ended with that.
-    fn run(
-        &mut self,
-        on_event: &mut (dyn FnMut(RequestId, Event) + Send),
-    ) -> Result<Vec<RequestId>, EngineError> {
-        let Engine { runner, scheduler, answers, voice, step, .. } = self;
-        let Step { plan, tokens, positions, rows, row_indices, kept, masks, drawn, logits } = step;
-        let mut start = 0;
-        let spans: Vec<SequenceSpan<'_>> = plan
-            .iter()
-            .map(|chunk| {
-                let block_table = &scheduler.running()[chunk.index].block_table;
-                let span = SequenceSpan { start, len: chunk.len, block_table };
-                start += chunk.len;
-                span
-            })
-            .collect();
-        let batch = Batch { tokens, positions, sequences: &spans };
-        let words = mask_words(runner.config().vocab_size);
-        let mut ended = Vec::new();
-        let mut choose = |draws: &mut Draws| {
-            for row in &*rows {
-                let Some(answer) = answers.get_mut(&row.id) else { continue };
-                if let Some(mask) = row.mask
-                    && let Err(error) =
-                        answer.choice.mask(&mut masks[mask as usize * words..][..words])
-                {
-                    voice.push(row.id, Pending::Failed(error.into()));
-                }
-            }
-            draws.masks.extend_from_slice(masks);
-            draws.draws.extend(rows.iter().map(|row| match answers.get_mut(&row.id) {
-                Some(answer) if row.kept.is_none() => answer.choice.draw(row.mask),
-                _ => backend::Draw::GREEDY,
-            }));
-            ended = voice.tell(answers, on_event);
-        };
-        runner.step_and_draw(&batch, row_indices, kept, &mut choose, drawn, logits)?;
-        Ok(ended)
-    }
-
     /// Enters what the step gave; adds the requests that end with it to `ended`. Returns how many tokens were generated.
     fn take_results(&mut self, ended: &mut Vec<RequestId>) -> usize {
         self.scheduler.computed(&self.step.plan);
@@ -419,71 +315,58 @@ impl Engine {
             }
         }
         let mut generated = 0;
-        let rows = std::mem::take(&mut self.step.rows);
-        for (row, drawn) in rows.iter().zip(std::mem::take(&mut self.step.drawn)) {
-            // One that ended while the step ran, or with an earlier row of it, has no use for the rest.
-            if !self.answers.contains_key(&row.id) || ended.contains(&row.id) {
+        for (row, found) in self.step.results(&mut self.answers, &self.scheduler) {
+            // One that failed with an earlier row has no use for the rest.
+            if ended.contains(&row.id) {
                 continue;
             }
-            match self.take_row(row, drawn) {
-                Ok(ends) => {
-                    generated += usize::from(row.draws);
-                    if ends {
-                        ended.push(row.id);
-                    }
+            let ends = match found {
+                Ok(Found::Token(chosen)) => {
+                    generated += 1;
+                    self.take_token(&row, chosen)
                 }
+                Ok(Found::OfPrompt(token)) => self.take_prompt_token(&row, token),
                 Err(error) => {
                     if matches!(error, EngineError::NotFinite { .. }) {
                         self.scheduler.distrust(row.index);
                     }
                     self.voice.push(row.id, Pending::Failed(error));
-                    ended.push(row.id);
+                    true
                 }
+            };
+            if ends {
+                ended.push(row.id);
             }
         }
-        self.step.rows = rows;
         self.generated_tokens += generated as u64;
         generated
     }
 
-    /// Takes a row's token into its answer, or looks up the prompt's next token. Says whether that ends the answer.
-    fn take_row(&mut self, row: &Row, drawn: Drawn) -> Result<bool, EngineError> {
-        if !drawn.is_finite {
-            return Err(EngineError::NotFinite { position: row.position });
-        }
-        let vocab_size = self.runner.config().vocab_size;
-        let logits = row.kept.map(|kept| &self.step.logits[kept * vocab_size..][..vocab_size]);
-        let words = mask_words(vocab_size);
-        let mask = row.mask.map(|mask| &mut self.step.masks[mask as usize * words..][..words]);
-        let sequence = self.scheduler.running_mut(row.index);
-        let Some(answer) = self.answers.get_mut(&row.id) else { return Ok(true) };
-        if !row.draws {
-            let token = sequence.tokens[row.position + 1];
-            let logprobs = logits.map(|logits| prompt_token(token, logits, answer.top_logprobs));
-            answer.prompt_logprobs.extend(logprobs);
-            sequence.next_logprob += 1;
-            if sequence.wants_logprobs() {
-                return Ok(false);
-            }
-            let tokens = std::mem::take(&mut answer.prompt_logprobs);
-            let from = sequence.prompt_len - tokens.len();
-            let context = sequence.tokens[from.saturating_sub(PROMPT_CONTEXT)..from].to_vec();
-            self.voice.push(row.id, Pending::PromptLogprobs { context, tokens });
-            if !sequence.generates() {
-                self.voice.push(row.id, Pending::End(FinishReason::Length));
-            }
-            return Ok(!sequence.generates());
-        }
-        let chosen = match logits {
-            Some(logits) => answer.choice.sample(logits, mask)?,
-            None => {
-                answer.choice.take_drawn(drawn.allowed.then_some((drawn.token, drawn.logprob)))?
-            }
-        };
-        sequence.tokens.push(chosen.token.token);
+    /// Takes a token that was generated. Says whether it ends the answer.
+    fn take_token(&mut self, row: &Row, chosen: Chosen) -> bool {
         let ends = chosen.ends.is_some();
+        self.scheduler.running_mut(row.index).tokens.push(chosen.token.token);
         self.voice.push(row.id, Pending::Token(chosen));
-        Ok(ends)
+        ends
+    }
+
+    /// Takes what the model thought of the prompt's next token. Says whether that is all that was asked for.
+    fn take_prompt_token(&mut self, row: &Row, token: GeneratedToken) -> bool {
+        let sequence = self.scheduler.running_mut(row.index);
+        let Some(answer) = self.answers.get_mut(&row.id) else { return true };
+        answer.prompt_logprobs.push(token);
+        sequence.next_logprob += 1;
+        if sequence.wants_logprobs() {
+            return false;
+        }
+        let tokens = std::mem::take(&mut answer.prompt_logprobs);
+        let from = sequence.prompt_len - tokens.len();
+        let context = sequence.tokens[from.saturating_sub(PROMPT_CONTEXT)..from].to_vec();
+        self.voice.push(row.id, Pending::PromptLogprobs { context, tokens });
+        if !sequence.generates() {
+            self.voice.push(row.id, Pending::End(FinishReason::Length));
+        }
+        !sequence.generates()
     }
 
     /// The device failed: nothing that it holds can be relied on.
@@ -496,118 +379,12 @@ impl Engine {
         for &id in self.answers.keys() {
             self.voice.push(id, Pending::Failed(EngineError::Stopped(reason.clone())));
         }
-        for id in self.voice.tell(&mut self.answers, on_event) {
+        self.voice.tell(&mut self.answers, on_event);
+        let ids: Vec<RequestId> = self.scheduler.sequences().map(|sequence| sequence.id).collect();
+        for id in ids {
             self.scheduler.remove(id);
         }
         self.dead = Some(reason);
         error
     }
-}
-
-/// Tokens before the first of a part of a prompt that its text depends on.
-const PROMPT_CONTEXT: usize = 8;
-
-/// What the model thought of a token of the prompt.
-fn prompt_token(token: u32, logits: &[f32], top: usize) -> GeneratedToken {
-    GeneratedToken {
-        token,
-        logprob: logits[token as usize] - log_sum_exp(logits),
-        top_logprobs: if top > 0 { top_logprobs(logits, top) } else { Vec::new() },
-        text: String::new(),
-    }
-}
-
-/// What has happened, and has yet to be said.
-struct Voice {
-    tokenizer: Arc<Tokenizer>,
-    pending: Vec<(RequestId, Pending)>,
-}
-
-enum Pending {
-    Prefill {
-        done: usize,
-        total: usize,
-        cached: usize,
-    },
-    /// Tokens of the prompt, and some before them.
-    PromptLogprobs {
-        context: Vec<u32>,
-        tokens: Vec<GeneratedToken>,
-    },
-    Token(Chosen),
-    End(FinishReason),
-    Failed(EngineError),
-}
-
-impl Voice {
-    fn push(&mut self, id: RequestId, pending: Pending) {
-        self.pending.push((id, pending));
-    }
-
-    fn num_ends(&self) -> usize {
-        self.pending.iter().filter(|(_, pending)| matches!(pending, Pending::End(_))).count()
-    }
-
-    /// Says all of it, but nothing of requests that are gone. Returns those that ended.
-    fn tell(
-        &mut self,
-        answers: &mut BTreeMap<RequestId, Answer>,
-        on_event: &mut (dyn FnMut(RequestId, Event) + Send),
-    ) -> Vec<RequestId> {
-        let mut ended = Vec::new();
-        for (id, pending) in self.pending.drain(..) {
-            let Some(answer) = answers.get_mut(&id) else { continue };
-            let told = match pending {
-                Pending::Prefill { done, total, cached } => {
-                    answer.text.set_cached(cached);
-                    on_event(id, Event::Prefill { done, total, cached });
-                    Ok(None)
-                }
-                Pending::PromptLogprobs { context, tokens } => {
-                    with_texts(&self.tokenizer, &context, tokens).map(|tokens| {
-                        on_event(id, Event::PromptLogprobs(tokens));
-                        None
-                    })
-                }
-                Pending::Token(mut chosen) => {
-                    answer.text.push(&self.tokenizer, &mut chosen).map(|ends| {
-                        on_event(id, Event::Token(chosen.token));
-                        ends
-                    })
-                }
-                Pending::End(reason) => Ok(Some(reason)),
-                Pending::Failed(error) => Err(error),
-            };
-            let last = match told {
-                Ok(None) => continue,
-                Ok(Some(reason)) => {
-                    answers.remove(&id).map(|answer| answer.text.finish(&self.tokenizer, reason))
-                }
-                Err(error) => answers.remove(&id).map(|_| Err(error)),
-            };
-            let Some(last) = last else { continue };
-            on_event(id, last.map_or_else(Event::Failed, Event::Finished));
-            ended.push(id);
-        }
-        ended
-    }
-}
-
-/// Adds to each token of a part of a prompt the text that it completes.
-fn with_texts(
-    tokenizer: &Tokenizer,
-    context: &[u32],
-    mut tokens: Vec<GeneratedToken>,
-) -> Result<Vec<GeneratedToken>, EngineError> {
-    let mut stream = tokenizer.stream(true);
-    for &token in context {
-        stream.step(tokenizer, token)?;
-    }
-    for token in &mut tokens {
-        token.text = stream.step(tokenizer, token.token)?;
-    }
-    if let Some(last) = tokens.last_mut() {
-        last.text.push_str(&stream.finish(tokenizer)?);
-    }
-    Ok(tokens)
 }

@@ -1,10 +1,9 @@
 //! An answer, token by token.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
-use model::Tokenizer;
-
-use crate::{EngineError, Sampled, Sampler, SamplingParams, Session, StopStrings, top_logprobs};
+use crate::{Engine, EngineError, Event, SamplingParams};
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
@@ -23,12 +22,12 @@ pub struct Request {
     pub top_logprobs: usize,
     /// What the answer has to fit.
     pub grammar: Option<grammar::Grammar>,
-    /// Report the log-probabilities of the prompt's tokens from this one on (at least 1: the first has none).
+    /// Report the log-probabilities of the prompt's tokens from this one on; 0 is taken as 1: the first has none.
     pub prompt_logprobs_from: Option<usize>,
     /// Requests of a higher priority go first.
     pub priority: i32,
     /// When the answer is of no use any more, by the clock of [`crate::Engine::step`].
-    pub deadline: Option<std::time::Duration>,
+    pub deadline: Option<Duration>,
 }
 
 /// A token of the answer, as it is generated.
@@ -97,175 +96,40 @@ pub enum Progress<'a> {
     Token(&'a GeneratedToken),
 }
 
-/// Generates an answer; `on_event` is told of every step and may end it.
+/// Generates an answer on an engine that has nothing else to do; `on_event` is told of every step and may end it.
 ///
 /// # Errors
 /// [`EngineError`] for a prompt that is empty, too long or has unknown ids, for parameters out of range, and for a model
 /// whose logits are not finite.
 pub fn generate(
-    session: &mut Session,
-    tokenizer: &Tokenizer,
-    request: &Request,
-    mut on_event: impl FnMut(Progress<'_>) -> ControlFlow<()>,
+    engine: &mut Engine,
+    request: Request,
+    mut on_event: impl FnMut(Progress<'_>) -> ControlFlow<()> + Send,
 ) -> Result<Completion, EngineError> {
-    request.sampling.validate()?;
-    session.check(&request.prompt, usize::from(request.max_tokens > 0))?;
-    let mut answer = Answer::new(session, tokenizer, request);
-    if request.max_tokens == 0 {
-        return answer.finish(FinishReason::Length);
-    }
-    let reason = match prefill(session, &request.prompt, &mut on_event)? {
-        ControlFlow::Break(()) => FinishReason::Cancelled,
-        ControlFlow::Continue(rest) => answer.run(session, rest, &mut on_event)?,
-    };
-    answer.finish(reason)
-}
-
-/// Computes the prompt but for its last part, which is returned: its logits begin the answer.
-fn prefill<'a>(
-    session: &mut Session,
-    prompt: &'a [u32],
-    on_event: &mut impl FnMut(Progress<'_>) -> ControlFlow<()>,
-) -> Result<ControlFlow<(), &'a [u32]>, EngineError> {
-    let mut done = session.keep_common_prefix(prompt);
-    let total = prompt.len();
-    let tile = session.limits().tokens;
-    while total - done > tile {
-        session.append(&prompt[done..done + tile], 0)?;
-        done += tile;
-        if on_event(Progress::Prefill { done, total }).is_break() {
-            return Ok(ControlFlow::Break(()));
+    let id = engine.submit(request)?;
+    let mut is_wanted = true;
+    let mut ended = None;
+    loop {
+        engine.step(Duration::ZERO, &mut |of, event| {
+            let progress = match &event {
+                _ if of != id => return,
+                Event::Prefill { done, total, .. } => {
+                    Progress::Prefill { done: *done, total: *total }
+                }
+                Event::Token(token) => Progress::Token(token),
+                Event::PromptLogprobs(_) => return,
+                Event::Finished(_) | Event::Failed(_) => {
+                    ended = Some(event);
+                    return;
+                }
+            };
+            is_wanted = is_wanted && on_event(progress).is_continue();
+        })?;
+        match ended {
+            Some(Event::Finished(completion)) => return Ok(completion),
+            Some(Event::Failed(error)) => return Err(error),
+            _ if !is_wanted => return engine.break_off(id),
+            _ => {}
         }
-    }
-    Ok(ControlFlow::Continue(&prompt[done..]))
-}
-
-/// An answer in the making.
-struct Answer<'a> {
-    request: &'a Request,
-    sampler: Sampler,
-    tokenizer: &'a Tokenizer,
-    stream: model::DecodeStream,
-    stop: StopStrings,
-    /// Whether a stop string has come.
-    stopped: bool,
-    completion: Completion,
-    context: usize,
-}
-
-impl<'a> Answer<'a> {
-    fn new(session: &mut Session, tokenizer: &'a Tokenizer, request: &'a Request) -> Self {
-        Answer {
-            request,
-            sampler: Sampler::new(request.sampling.clone(), &request.prompt),
-            tokenizer,
-            stream: tokenizer.stream(true),
-            stop: StopStrings::new(&request.stop),
-            stopped: false,
-            completion: Completion {
-                text: String::new(),
-                tokens: Vec::new(),
-                finish_reason: FinishReason::Stop,
-                prompt_tokens: request.prompt.len(),
-                cached_tokens: session.keep_common_prefix(&request.prompt),
-                completion_tokens: 0,
-            },
-            context: session.context(),
-        }
-    }
-
-    fn run(
-        &mut self,
-        session: &mut Session,
-        rest: &[u32],
-        on_event: &mut impl FnMut(Progress<'_>) -> ControlFlow<()>,
-    ) -> Result<FinishReason, EngineError> {
-        let mut input = rest.to_vec();
-        let total = self.request.prompt.len();
-        loop {
-            let (sampled, top) = self.sample(session, &input)?;
-            if self.completion.completion_tokens == 0
-                && on_event(Progress::Prefill { done: total, total }).is_break()
-            {
-                return Ok(FinishReason::Cancelled);
-            }
-            let (token, finished) = self.next(sampled, top)?;
-            if on_event(Progress::Token(&token)).is_break() {
-                return Ok(FinishReason::Cancelled);
-            }
-            if let Some(reason) = finished {
-                return Ok(reason);
-            }
-            input = vec![token.token];
-        }
-    }
-
-    /// Computes `input` and chooses the next token: on the device, unless the host has to see the logits.
-    fn sample(
-        &mut self,
-        session: &mut Session,
-        input: &[u32],
-    ) -> Result<(Sampled, Vec<(u32, f32)>), EngineError> {
-        if self.request.top_logprobs == 0
-            && let Some(draw) = self.sampler.plain_draw()
-        {
-            let drawn = session.append_and_draw(input, &draw)?;
-            return Ok((Sampled { token: drawn.token, logprob: drawn.logprob }, Vec::new()));
-        }
-        let logits = session.append(input, 1)?;
-        let top = match self.request.top_logprobs {
-            0 => Vec::new(),
-            count => top_logprobs(logits, count),
-        };
-        Ok((self.sampler.sample(logits), top))
-    }
-
-    /// Takes a token into the answer and says whether it ends it.
-    fn next(
-        &mut self,
-        sampled: Sampled,
-        top_logprobs: Vec<(u32, f32)>,
-    ) -> Result<(GeneratedToken, Option<FinishReason>), EngineError> {
-        self.completion.completion_tokens += 1;
-        let mut token = GeneratedToken {
-            token: sampled.token,
-            logprob: sampled.logprob,
-            top_logprobs,
-            text: String::new(),
-        };
-        if self.request.eos_token_id.contains(&sampled.token) {
-            return Ok((token, Some(FinishReason::Stop)));
-        }
-        self.completion.tokens.push(sampled.token);
-        let (text, stopped) = self.stop.push(&self.stream.step(self.tokenizer, sampled.token)?);
-        self.stopped = stopped;
-        self.completion.text.push_str(&text);
-        token.text = text;
-        let completion = &self.completion;
-        let full = completion.completion_tokens >= self.request.max_tokens
-            || completion.prompt_tokens + completion.completion_tokens >= self.context;
-        let finished = match (stopped, full) {
-            (true, _) => Some(FinishReason::Stop),
-            (false, true) => Some(FinishReason::Length),
-            (false, false) => None,
-        };
-        Ok((token, finished))
-    }
-
-    /// Ends the text: what was held back belongs to it unless a stop string came.
-    fn finish(self, reason: FinishReason) -> Result<Completion, EngineError> {
-        let Answer { tokenizer, stream, mut stop, stopped, mut completion, .. } = self;
-        completion.finish_reason = reason;
-        if stopped {
-            return Ok(completion);
-        }
-        let (text, stopped) = stop.push(&stream.finish(tokenizer)?);
-        completion.text.push_str(&text);
-        if stopped {
-            completion.finish_reason = FinishReason::Stop;
-        } else {
-            completion.text.push_str(&stop.finish());
-        }
-        Ok(completion)
     }
 }

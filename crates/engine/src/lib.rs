@@ -12,6 +12,8 @@ mod block_manager;
 mod sequence;
 mod scheduler;
 mod answer;
+mod voice;
+mod step;
 mod engine;
 #[cfg(test)]
 mod simulation;
@@ -20,10 +22,9 @@ pub use backend::{argmax, log_sum_exp};
 pub use defaults::SamplingFields;
 pub use engine::{Engine, EngineConfig, Event, RequestId, Stats, StepReport};
 pub use generate::{Completion, FinishReason, GeneratedToken, Progress, Request, generate};
-pub use runner::{ModelRunner, Runner, Session};
-pub use sampler::{ParamError, Sampled, Sampler, SamplingParams, top_logprobs};
+pub use runner::{ModelRunner, Runner};
+pub use sampler::{ParamError, SamplingParams};
 pub use score::{Score, score};
-pub use stop::StopStrings;
 
 /// Why a request cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -94,4 +95,15 @@ pub enum EngineError {
     /// The tokenizer failed.
     #[error(transparent)]
     Model(#[from] model::ModelError),
+}
+
+/// Checks that there are tokens, and that the model has them.
+fn check_tokens(tokens: &[u32], vocab_size: usize) -> Result<(), EngineError> {
+    if tokens.is_empty() {
+        return Err(EngineError::EmptyPrompt);
+    }
+    match tokens.iter().position(|&token| token as usize >= vocab_size) {
+        Some(index) => Err(EngineError::Token { index, token: tokens[index], vocab_size }),
+        None => Ok(()),
+    }
 }

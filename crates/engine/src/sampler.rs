@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use backend::{Draw, draw, log_sum_exp};
+use backend::{Draw, log_sum_exp};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -79,18 +79,9 @@ impl SamplingParams {
     }
 }
 
-/// A chosen token.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampled {
-    /// Its id.
-    pub token: u32,
-    /// Its log-probability under the model, before penalties and temperature.
-    pub logprob: f32,
-}
-
 /// Chooses the tokens of one sequence.
 #[derive(Debug, Clone)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
     /// How often each token has occurred: (token, count), few enough to search.
@@ -99,7 +90,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler at the beginning of a sequence.
-    pub fn new(params: SamplingParams, prompt: &[u32]) -> Self {
+    pub(crate) fn new(params: SamplingParams, prompt: &[u32]) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(params.seed);
         let mut sampler = Sampler { params, rng, occurred: std::collections::HashMap::new() };
         if sampler.params.penalize_prompt {
@@ -115,23 +106,13 @@ impl Sampler {
         }
     }
 
-    /// Chooses the next token; `logits` are changed by the penalties.
-    ///
-    /// # Panics
-    /// If there are no logits.
-    pub fn sample(&mut self, logits: &mut [f32]) -> Sampled {
-        let normalizer = log_sum_exp(logits);
-        let raw = |logits: &[f32], token: u32| logits[token as usize] - normalizer;
-        if self.has_penalties() {
-            let before = logits.to_vec();
-            self.penalize(logits);
-            let token = self.choose(logits);
-            self.count(token);
-            return Sampled { token, logprob: raw(&before, token) };
-        }
-        let token = self.choose(logits);
+    /// Chooses the next token on its own: what an engine does in parts.
+    #[cfg(test)]
+    pub(crate) fn sample(&mut self, logits: &[f32]) -> (u32, f32) {
+        let penalized = self.penalized(logits);
+        let token = backend::draw(&penalized, &self.next_draw(), &[]).token;
         self.count(token);
-        Sampled { token, logprob: raw(logits, token) }
+        (token, logits[token as usize] - log_sum_exp(logits))
     }
 
     /// Whether a token depends on more than the model's logits.
@@ -162,13 +143,9 @@ impl Sampler {
         }
     }
 
+    #[cfg(test)]
     fn choose(&mut self, logits: &[f32]) -> u32 {
-        draw(logits, &self.next_draw(), &[]).token
-    }
-
-    /// How the next token is drawn, where that needs nothing but the model's logits: without penalties.
-    pub(crate) fn plain_draw(&mut self) -> Option<Draw> {
-        (!self.has_penalties()).then(|| self.next_draw())
+        backend::draw(logits, &self.next_draw(), &[]).token
     }
 
     /// How the next token is drawn. Chance is asked only where it decides.
@@ -192,7 +169,7 @@ impl Sampler {
 }
 
 /// The `count` most probable tokens and their log-probabilities, the best first.
-pub fn top_logprobs(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+pub(crate) fn top_logprobs(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let normalizer = log_sum_exp(logits);
     let mut all: Vec<(u32, f32)> = (0u32..).zip(logits.iter().map(|l| l - normalizer)).collect();
     let count = count.min(all.len());
@@ -272,7 +249,7 @@ mod tests {
     fn penalties_count_generated_tokens_and_the_prompt_only_if_asked() {
         let next = |params: SamplingParams, prompt: &[u32], steps: usize| {
             let mut sampler = Sampler::new(params, prompt);
-            (0..steps).map(|_| sampler.sample(&mut LOGITS.clone()).token).collect::<Vec<_>>()
+            (0..steps).map(|_| sampler.sample(&LOGITS).0).collect::<Vec<_>>()
         };
         let repetition = SamplingParams { repetition_penalty: 2.0, ..Default::default() };
         assert_eq!(next(repetition.clone(), &[1], 2), [1, 2]);
@@ -293,11 +270,8 @@ mod tests {
         };
         let mut sampler = Sampler::new(params, &[]);
         for _ in 0..20 {
-            let sampled = sampler.sample(&mut LOGITS.clone());
-            assert!(
-                (f64::from(sampled.logprob) - softmax(1.0)[sampled.token as usize].ln()).abs()
-                    < 1e-6
-            );
+            let (token, logprob) = sampler.sample(&LOGITS);
+            assert!((f64::from(logprob) - softmax(1.0)[token as usize].ln()).abs() < 1e-6);
         }
         let top = top_logprobs(&LOGITS, 2);
         assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 2]);
@@ -308,7 +282,7 @@ mod tests {
         let text = |seed| {
             let mut sampler =
                 Sampler::new(SamplingParams { temperature: 1.0, seed, ..Default::default() }, &[]);
-            (0..50).map(|_| sampler.sample(&mut LOGITS.clone()).token).collect::<Vec<_>>()
+            (0..50).map(|_| sampler.sample(&LOGITS).0).collect::<Vec<_>>()
         };
         assert_eq!(text(1), text(1));
         assert_ne!(text(1), text(2));

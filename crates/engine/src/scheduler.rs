@@ -382,3 +382,146 @@ impl Scheduler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { tokens: 40, sequences: 4, rows: 4 };
+
+    fn scheduler(limits: Limits, blocks: usize) -> Scheduler {
+        Scheduler::new(limits, BlockManager::new(blocks, true))
+    }
+
+    /// A sequence whose prompt begins with `first`; other ones have nothing in common with it.
+    fn sequence(id: u64, first: u32, len: usize, priority: i32) -> Sequence {
+        let prompt = (0..len as u32).map(|i| first * 1000 + i).collect();
+        let mut sequence = Sequence::new(RequestId(id), prompt, true, None);
+        sequence.priority = priority;
+        sequence
+    }
+
+    /// Runs a step in which every answer goes on; returns (request, tokens) of each part.
+    fn step(scheduler: &mut Scheduler) -> Vec<(u64, usize)> {
+        let mut plan = Vec::new();
+        scheduler.schedule(&mut plan);
+        scheduler.computed(&plan);
+        for chunk in &plan {
+            let sequence = scheduler.running_mut(chunk.index);
+            if sequence.remaining() == 0 {
+                sequence.tokens.push(7);
+            }
+        }
+        scheduler.assert_consistent();
+        let part = |chunk: &Chunk| (scheduler.running()[chunk.index].id.0, chunk.len);
+        plan.iter().map(part).collect()
+    }
+
+    #[test]
+    fn prompts_take_what_decoding_leaves() {
+        let mut scheduler = scheduler(LIMITS, 100);
+        scheduler.add(sequence(1, 1, 10, 0));
+        assert_eq!(step(&mut scheduler), [(1, 10)]);
+        scheduler.add(sequence(2, 2, 100, 0));
+        scheduler.add(sequence(3, 3, 30, 0));
+        assert_eq!(step(&mut scheduler), [(1, 1), (2, 39)]);
+        assert_eq!(step(&mut scheduler), [(1, 1), (2, 39)]);
+        assert_eq!(step(&mut scheduler), [(1, 1), (2, 22), (3, 17)]);
+        assert_eq!(step(&mut scheduler), [(1, 1), (2, 1), (3, 13)]);
+        assert_eq!(step(&mut scheduler), [(1, 1), (2, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn the_last_to_come_gives_way_and_comes_back_first() {
+        let mut scheduler = scheduler(LIMITS, 4);
+        scheduler.add(sequence(1, 1, 20, 0));
+        scheduler.add(sequence(2, 2, 14, 0));
+        assert_eq!(step(&mut scheduler), [(1, 20), (2, 14)]);
+        scheduler.add(sequence(3, 3, 2, 0));
+        for _ in 0..12 {
+            assert_eq!(step(&mut scheduler), [(1, 1), (2, 1)]);
+        }
+        // The second took the last block; now the first needs one too.
+        let parts: Vec<_> = (0..8).map(|_| step(&mut scheduler)).collect();
+        assert_eq!(scheduler.preemptions, 1);
+        assert_eq!(parts.last().unwrap(), &[(1, 1)]);
+        let waiting: Vec<u64> = scheduler.waiting.values().map(|waiting| waiting.id.0).collect();
+        assert_eq!(waiting, [2, 3]);
+        scheduler.remove(RequestId(1));
+        // Its full block is there still: of 27 tokens 11 are computed again.
+        assert_eq!(step(&mut scheduler)[0], (2, 11));
+    }
+
+    #[test]
+    fn a_higher_priority_takes_the_place_of_a_lower() {
+        let mut scheduler = scheduler(Limits { sequences: 1, ..LIMITS }, 10);
+        scheduler.add(sequence(1, 1, 10, 0));
+        step(&mut scheduler);
+        scheduler.add(sequence(2, 2, 10, 0));
+        assert_eq!(step(&mut scheduler), [(1, 1)]);
+        scheduler.add(sequence(3, 3, 10, 1));
+        assert_eq!(step(&mut scheduler), [(3, 10)]);
+        scheduler.remove(RequestId(3));
+        assert_eq!(step(&mut scheduler), [(1, 12)]);
+    }
+
+    /// However many of a higher priority come, at most [`BYPASS_MAX`] of them run before one that waits.
+    #[test]
+    fn the_oldest_is_overtaken_only_so_often() {
+        let mut scheduler = scheduler(Limits { sequences: 1, ..LIMITS }, 10);
+        scheduler.add(sequence(1, 1, 10, 5));
+        step(&mut scheduler);
+        scheduler.add(sequence(2, 2, 10, -5));
+        scheduler.add(sequence(3, 3, 10, -5));
+        let mut order = Vec::new();
+        for id in 4..60 {
+            let ended = scheduler.running()[0].id;
+            scheduler.remove(ended);
+            scheduler.add(sequence(id, id as u32, 10, 5));
+            order.push(step(&mut scheduler)[0].0);
+        }
+        let at = |id| order.iter().position(|&ran| ran == id).unwrap();
+        assert_eq!((at(2), at(3)), (BYPASS_MAX as usize, 2 * BYPASS_MAX as usize + 1));
+    }
+
+    /// However often one of a lower priority is preempted, in the end it is due and stays.
+    #[test]
+    fn one_that_was_preempted_often_stays() {
+        let mut scheduler = scheduler(Limits { sequences: 1, ..LIMITS }, 10);
+        scheduler.add(sequence(1, 1, 10, 0));
+        step(&mut scheduler);
+        for id in 2..20 {
+            scheduler.add(sequence(id, id as u32, 10, 1));
+            step(&mut scheduler);
+            scheduler.remove(RequestId(id));
+            step(&mut scheduler);
+        }
+        assert_eq!(scheduler.preemptions, 4);
+        assert_eq!(scheduler.running()[0].id, RequestId(1));
+    }
+
+    #[test]
+    fn what_another_computes_is_waited_for() {
+        let mut scheduler = scheduler(LIMITS, 100);
+        scheduler.add(sequence(1, 1, 100, 0));
+        scheduler.add(sequence(2, 1, 100, 0));
+        scheduler.add(sequence(3, 1, 90, 0));
+        assert_eq!(step(&mut scheduler), [(1, 40)]);
+        assert_eq!(step(&mut scheduler), [(1, 40)]);
+        // Five blocks are there, a sixth comes with this step; then only what follows the last full block is left.
+        assert_eq!(step(&mut scheduler), [(1, 20), (3, 10)]);
+        assert_eq!(step(&mut scheduler), [(1, 1), (3, 1), (2, 4)]);
+        assert_eq!(scheduler.cached_tokens, 80 + 96);
+    }
+
+    #[test]
+    fn a_prompt_that_is_scored_takes_the_rows_that_are_left() {
+        let mut scheduler = scheduler(LIMITS, 100);
+        scheduler.add(sequence(1, 1, 10, 0));
+        step(&mut scheduler);
+        let prompt = (0..40).collect();
+        scheduler.add(Sequence::new(RequestId(2), prompt, false, Some(35)));
+        // Positions 34 to 38 say what follows; three rows are left beside the other's.
+        assert_eq!(step(&mut scheduler), [(1, 1), (2, 37)]);
+    }
+}

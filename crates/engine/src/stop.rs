@@ -2,21 +2,21 @@
 
 /// Watches a growing text for stop strings, and holds back what may yet become one.
 #[derive(Debug, Clone)]
-pub struct StopStrings {
+pub(crate) struct StopStrings {
     stops: Vec<String>,
     held: String,
 }
 
 impl StopStrings {
     /// Watches for these texts; empty ones are ignored.
-    pub fn new(stops: &[String]) -> Self {
+    pub(crate) fn new(stops: &[String]) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         StopStrings { stops, held: String::new() }
     }
 
     /// Takes the next piece of text; returns what can be shown, and whether a stop string has come (it is not shown,
     /// nor is what follows it).
-    pub fn push(&mut self, text: &str) -> (String, bool) {
+    pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
         let first = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
         if let Some(at) = first {
@@ -29,7 +29,7 @@ impl StopStrings {
     }
 
     /// What was held back, at the end of the text.
-    pub fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         self.held
     }
 }

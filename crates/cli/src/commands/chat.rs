@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use engine::{EngineError, FinishReason, Request, Session};
+use engine::{Engine, EngineError, FinishReason, Request};
 use serde_json::{Value, json};
 
 use crate::args::{ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs, SamplingArgs};
@@ -61,13 +61,14 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
         ..Request::default()
     };
     let device = device::open(&args.device, args.precision.precision)?;
-    let session = models::ready(&checkpoint, &args.load, &args.context, device, 1)?.load()?.session;
+    let ready = models::ready(&checkpoint, &args.load, &args.context, device, 1)?;
+    let engine = ready.load()?.engine(&side);
     let mut input = Input::open(history_path())?;
     if input.is_terminal() {
         output::note("/help for help");
     }
     let mut talk =
-        Talk { side, request, session, system: args.system.clone(), messages: Vec::new() };
+        Talk { side, request, engine, system: args.system.clone(), messages: Vec::new() };
     talk.reset();
     while let Some(line) = input.read()? {
         match line.trim() {
@@ -96,7 +97,7 @@ fn history_path() -> Option<PathBuf> {
 struct Talk {
     side: TextSide,
     request: Request,
-    session: Session,
+    engine: Engine,
     system: Option<String>,
     messages: Vec<Value>,
 }
@@ -124,8 +125,8 @@ impl Talk {
 
     fn answer(&mut self) -> Result<()> {
         self.request.prompt = self.side.encode_chat(&self.messages)?;
-        let (session, tokenizer) = (&mut self.session, &self.side.tokenizer);
-        let answer = generation::answer(session, tokenizer, &self.request, generation::stream)?;
+        let request = self.request.clone();
+        let answer = generation::answer(&mut self.engine, request, generation::stream)?;
         output::print("\n")?;
         if answer.completion.finish_reason != FinishReason::Stop {
             output::note(&answer.summary());

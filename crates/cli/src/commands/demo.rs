@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use engine::{EngineError, Request, SamplingParams, Session};
+use engine::{Engine, EngineError, Request, SamplingParams};
 use serde_json::{Value, json};
 
 use crate::args::{ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
 /// A model that reads documents.
 struct Reader {
     side: TextSide,
-    session: Session,
+    engine: Engine,
     model: String,
     device: String,
     load_seconds: f64,
@@ -115,9 +115,10 @@ impl Reader {
         let opened = device::open(&args.device, args.precision.precision)?;
         let device = opened.describe();
         let asked = ContextArgs { context: None };
-        let session = models::ready(&checkpoint, &args.load, &asked, opened, 1)?.load()?.session;
+        let ready = models::ready(&checkpoint, &args.load, &asked, opened, 1)?;
+        let engine = ready.load()?.engine(&side);
         let load_seconds = start.elapsed().as_secs_f64();
-        Ok(Reader { side, session, model: args.model.clone(), device, load_seconds })
+        Ok(Reader { side, engine, model: args.model.clone(), device, load_seconds })
     }
 
     fn read(&mut self, our_business: &str, text: &str) -> Result<Answer> {
@@ -129,12 +130,12 @@ impl Reader {
             eos_token_id: self.side.generation.eos_token_id.clone(),
             ..Request::default()
         };
-        let (tokens, context) = (request.prompt.len(), self.session.context());
+        let (tokens, context) = (request.prompt.len(), self.engine.context());
         if tokens + task::ANSWER_TOKENS_MAX > context {
             let context = context - task::ANSWER_TOKENS_MAX;
             return Err(EngineError::TooLong { tokens, context }.into());
         }
-        generation::answer(&mut self.session, &self.side.tokenizer, &request, |_| Ok(()))
+        generation::answer(&mut self.engine, request, |_| Ok(()))
     }
 }
 

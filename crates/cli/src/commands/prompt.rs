@@ -79,29 +79,31 @@ pub(crate) fn run(args: &PromptArgs) -> Result<()> {
     if request.prompt.len() >= context {
         return Err(EngineError::TooLong { tokens: request.prompt.len(), context }.into());
     }
-    let mut loaded = ready.load()?;
-    let (session, tokenizer) = (&mut loaded.session, &side.tokenizer);
+    let loaded = ready.load()?;
+    let load_seconds = loaded.load_seconds;
+    let mut engine = loaded.engine(&side);
     if !args.json {
-        let answer = generation::answer(session, tokenizer, &request, generation::stream)?;
+        let answer = generation::answer(&mut engine, request, generation::stream)?;
         if !answer.completion.text.ends_with('\n') {
             output::print("\n")?;
         }
         output::note(&answer.summary());
         return Ok(());
     }
-    let answer = generation::answer(session, tokenizer, &request, |_| Ok(()))?;
+    let parameters = server::effective(&request);
+    let answer = generation::answer(&mut engine, request, |_| Ok(()))?;
     let mut report = json!({
         "text": answer.completion.text,
         "finish_reason": answer.completion.finish_reason.name(),
         "usage": answer.usage_json(),
-        "parameters": server::effective(&request),
-        "timings": answer.timings_json(loaded.load_seconds),
+        "parameters": parameters,
+        "timings": answer.timings_json(load_seconds),
         "model": args.model,
         "device": described,
         "build": build::name(),
     });
     if args.logprobs.is_some() {
-        report["logprobs"] = logprobs_json(&answer, tokenizer)?;
+        report["logprobs"] = logprobs_json(&answer, &side.tokenizer)?;
     }
     Ok(output::print_json(&report)?)
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use engine::{EngineError, Score, Session};
+use engine::{EngineError, ModelRunner, Score};
 use model::{Checkpoint, Tokenizer};
 use serde_json::json;
 
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &ScoreArgs) -> Result<()> {
     let ready = models::ready(&checkpoint, &args.load, &asked, device, STEP_ROWS)?;
     let mut loaded = ready.load()?;
     let start = Instant::now();
-    let score = score(&mut loaded.session, &tokens, args)?;
+    let score = score(&mut *loaded.runner, &tokens, args)?;
     let seconds = start.elapsed().as_secs_f64();
     let (perplexity, rate) = (score.perplexity(), tokens.len() as f64 / seconds);
     if args.json {
@@ -126,15 +126,15 @@ fn context(args: &ScoreArgs, checkpoint: &Checkpoint, tokens: usize) -> Result<C
     Ok(ContextArgs { context: u32::try_from(tokens.max(1)).ok() })
 }
 
-fn score(session: &mut Session, tokens: &[u32], args: &ScoreArgs) -> Result<Score> {
+fn score(runner: &mut dyn ModelRunner, tokens: &[u32], args: &ScoreArgs) -> Result<Score> {
     let bar = progress::count("scoring", tokens.len() as u64);
-    let vocab_size = session.config().vocab_size;
+    let vocab_size = runner.config().vocab_size;
     let step = args.step.map_or(usize::MAX, |step| step as usize);
     let mut file = match &args.logits {
         Some(path) => Some(LogitsFile::create(path, tokens.len(), vocab_size)?),
         None => None,
     };
-    let score = engine::score(session, tokens, step, |logits| -> Result<()> {
+    let score = engine::score(runner, tokens, step, |logits| -> Result<()> {
         bar.inc((logits.len() / vocab_size) as u64);
         match &mut file {
             Some(file) => Ok(file.write(logits)?),

@@ -1,9 +1,8 @@
 //! The answer that a request has to get, found without an engine.
 
-use crate::{
-    Completion, FinishReason, GeneratedToken, Request, Sampler, StopStrings, log_sum_exp,
-    top_logprobs,
-};
+use crate::sampler::{Sampler, top_logprobs};
+use crate::stop::StopStrings;
+use crate::{Completion, FinishReason, GeneratedToken, Request, log_sum_exp};
 
 use super::mock::{logits_after, tokenizer};
 
@@ -98,10 +97,9 @@ fn answer(
     let mut stream = tokenizer.stream(true);
     let mut stop = StopStrings::new(&request.stop);
     for _ in 0..request.max_tokens.min(context - prompt.len()) {
-        let mut logits = logits(&history)?;
+        let logits = logits(&history)?;
         let top_logprobs = top(&logits);
-        let sampled = sampler.sample(&mut logits);
-        let (token, logprob) = (sampled.token, sampled.logprob);
+        let (token, logprob) = sampler.sample(&logits);
         history.push(token);
         completion.completion_tokens += 1;
         if request.eos_token_id.contains(&token) {
