@@ -1,5 +1,6 @@
 //! What all handlers share.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use grammar::Vocabulary;
@@ -12,6 +13,7 @@ use crate::grammars::Grammars;
 use crate::health::Health;
 use crate::limits::InFlight;
 use crate::metrics::Metrics;
+use crate::telemetry::Spans;
 use crate::{ApiError, Config, EngineHandle, Stages};
 
 /// The model that is served, once it is loaded.
@@ -72,6 +74,7 @@ struct Inner {
     config: Config,
     health: Health,
     metrics: Arc<Metrics>,
+    spans: Option<Spans>,
     in_flight: InFlight,
     /// Room for bodies, a permit for each KiB.
     body_room: Arc<Semaphore>,
@@ -81,10 +84,16 @@ struct Inner {
 
 impl App {
     /// A server whose model is yet to come.
-    pub fn new(config: Config) -> Self {
+    ///
+    /// # Errors
+    /// If spans are to be sent and the system refuses the thread for it.
+    pub fn new(config: Config) -> io::Result<Self> {
         let room = config.limits.bodies_bytes.max(config.limits.body_bytes).div_ceil(1024);
+        let collector = config.collector.as_ref();
+        let spans = collector.map(|collector| Spans::new(collector, &config.build)).transpose()?;
         let inner = Inner {
             config,
+            spans,
             in_flight: InFlight::new(),
             body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             health: Health::new(),
@@ -92,7 +101,7 @@ impl App {
             grammars: Grammars::default(),
             served: OnceLock::new(),
         };
-        App { inner: Arc::new(inner) }
+        Ok(App { inner: Arc::new(inner) })
     }
 
     /// The build, as it stands in every response.
@@ -144,6 +153,11 @@ impl App {
         let room = Arc::clone(&self.inner.body_room).acquire_many_owned(permits).await;
         // It is never closed.
         room.map_err(|_| ApiError::engine_gone())
+    }
+
+    /// Where spans go, if they go anywhere.
+    pub(crate) fn spans(&self) -> Option<&Spans> {
+        self.inner.spans.as_ref()
     }
 
     pub(crate) fn in_flight(&self) -> &InFlight {

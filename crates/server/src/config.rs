@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::Stages;
 use crate::auth::Keys;
+use crate::telemetry::Collector;
 
 /// What a server is told at its start.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Config {
     pub drain: Duration,
     /// The stages of `/prompt`.
     pub stages: Arc<Stages>,
+    /// Where spans of requests are sent; nothing is sent without.
+    pub collector: Option<Collector>,
     /// Bounds.
     pub limits: Limits,
 }

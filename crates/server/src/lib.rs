@@ -18,12 +18,18 @@ mod health;
 mod operations;
 mod metrics;
 mod shutdown;
+mod telemetry;
 mod openapi;
 pub mod openai;
 mod tokenize;
 mod prompt;
 mod classify;
 mod page;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use app::{App, MemoryPlan, Served};
 pub use auth::{KeyError, Keys};
@@ -35,3 +41,4 @@ pub use prompt::{StageError, Stages};
 pub use router::router;
 pub use run::{BindError, Host, Loading, ServeError, Server};
 pub use sampling::{effective, random_seed};
+pub use telemetry::{Collector, LogFormat, log};

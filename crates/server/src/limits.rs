@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
@@ -11,16 +11,21 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use opentelemetry::trace::SpanContext;
 use tokio::sync::watch;
 
 use crate::error::ErrorLabel;
 use crate::record::Record;
+use crate::telemetry::{self, RequestSpan};
 use crate::{ApiError, App, random_seed};
 
 /// Names a request, in both directions.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The build that answered.
 pub(crate) const BUILD: HeaderName = HeaderName::from_static("x-halfbyte-build");
+
+/// What machines ask every few seconds: in the log only for those who look closely.
+const PROBES: [&str; 4] = ["/health", "/ready", "/metrics", "/stats"];
 
 /// Requests whose answers have not ended.
 #[derive(Debug)]
@@ -53,6 +58,10 @@ struct Tracked {
     route: String,
     method: Method,
     start: Instant,
+    /// The same as a date.
+    started: SystemTime,
+    /// The caller's span.
+    parent: Option<SpanContext>,
     record: Arc<Record>,
     /// Status of the answer; none where the client left before it came.
     status: Option<StatusCode>,
@@ -68,20 +77,41 @@ impl Drop for Tracked {
         let status = self.status.map_or(499, |status| status.as_u16());
         self.app.metrics().http(&self.route, self.method.as_str(), status, seconds);
         let figures = self.record.figures();
-        tracing::info!(
-            request_id = self.id,
-            method = self.method.as_str(),
-            route = self.route,
-            status,
-            whole = self.is_whole,
-            seconds,
-            prompt_tokens = figures.prompt_tokens,
-            cached_tokens = figures.cached_tokens,
-            completion_tokens = figures.completion_tokens,
-            first_token_seconds = figures.first_token_seconds,
-            engine_seconds = figures.engine_seconds,
-            "request"
-        );
+        if let Some(spans) = self.app.spans() {
+            spans.request(RequestSpan {
+                parent: self.parent.take(),
+                id: &self.id,
+                method: self.method.as_str(),
+                route: &self.route,
+                status,
+                start: self.started,
+                figures,
+            });
+        }
+        // Levels are constants of the call, so there are two.
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    request_id = self.id,
+                    method = self.method.as_str(),
+                    route = self.route,
+                    status,
+                    whole = self.is_whole,
+                    seconds,
+                    prompt_tokens = figures.prompt_tokens,
+                    cached_tokens = figures.cached_tokens,
+                    completion_tokens = figures.completion_tokens,
+                    first_token_seconds = figures.first_token_seconds,
+                    engine_seconds = figures.engine_seconds,
+                    "request"
+                )
+            };
+        }
+        if PROBES.contains(&self.route.as_str()) {
+            line!(debug);
+        } else {
+            line!(info);
+        }
     }
 }
 
@@ -94,6 +124,8 @@ pub(crate) async fn track(State(app): State<App>, request: Request, next: Next) 
         route: route.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned()),
         method: request.method().clone(),
         start: Instant::now(),
+        started: SystemTime::now(),
+        parent: telemetry::parent(request.headers()),
         record: Arc::default(),
         status: None,
         is_whole: false,

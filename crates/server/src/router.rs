@@ -4,13 +4,14 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::limits::{self, BUILD, REQUEST_ID};
 use crate::{App, classify, health, openai, openapi, operations, page, prompt, tokenize};
 
-/// The server's routes and layers.
-pub fn router(app: App) -> Router {
+/// All routes, and the document that describes them.
+fn collect(app: &App) -> (Router<App>, OpenApi) {
     let (router, document) = OpenApiRouter::with_openapi(openapi::base(app.build()))
         .merge(openai::routes())
         .merge(tokenize::routes())
@@ -20,9 +21,14 @@ pub fn router(app: App) -> Router {
         .merge(health::routes())
         .merge(page::routes())
         .split_for_parts();
+    (router.merge(openapi::route(&document)), document)
+}
+
+/// The server's routes and layers.
+pub fn router(app: App) -> Router {
+    let (router, _) = collect(&app);
     // The last layer is the outermost.
     router
-        .merge(openapi::route(&document))
         .fallback(limits::not_found)
         .method_not_allowed_fallback(limits::method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), limits::read_body))
@@ -52,4 +58,14 @@ fn cors(origins: &[String]) -> CorsLayer {
             HeaderName::from_static("x-halfbyte-parameters"),
             HeaderName::from_static("x-halfbyte-unknown-parameters"),
         ])
+}
+
+/// The document, and the paths of all routes, for a test that compares them.
+#[cfg(test)]
+pub(crate) fn document(app: &App) -> (OpenApi, Vec<String>) {
+    let (router, document) = collect(app);
+    // A router shows its paths only to those who debug it.
+    let shown = format!("{router:?}");
+    let paths = shown.split('"').filter(|text| text.starts_with('/')).map(str::to_owned);
+    (document, paths.collect())
 }

@@ -68,7 +68,7 @@ pub struct Loading {
 pub struct Server {
     runtime: Runtime,
     listener: TcpListener,
-    config: Config,
+    app: App,
 }
 
 impl Server {
@@ -89,7 +89,8 @@ impl Server {
         let runtime = builder.worker_threads(threads).enable_all().build().map_err(refused)?;
         let listener = runtime.block_on(async { listen(address) }).map_err(refused)?;
         let config = Config { is_loopback: host.is_loopback(), ..config };
-        Ok(Server { runtime, listener, config })
+        let app = App::new(config).map_err(refused)?;
+        Ok(Server { runtime, listener, app })
     }
 
     /// Where it listens: `http://127.0.0.1:8000`.
@@ -107,11 +108,14 @@ impl Server {
         self,
         load: impl FnOnce(&Loading) -> Result<(Served, Engine), E> + Send + 'static,
     ) -> Result<(), ServeError<E>> {
-        let Server { runtime, listener, config } = self;
+        let Server { runtime, listener, app } = self;
         let result = runtime.block_on(async {
             let signals = shutdown::signals()?;
-            serve(App::new(config), listener, load, signals).await
+            serve(app.clone(), listener, load, signals).await
         });
+        if let Some(spans) = app.spans() {
+            spans.end();
+        }
         // A load that nobody waits for any more would hold it up.
         runtime.shutdown_background();
         result
@@ -218,6 +222,9 @@ pub(crate) async fn serve<S: Steps, E: Send + 'static>(
     let result = life.until_told(&mut ended, is_loaded, &mut signals).await;
     // Connections that are idle close; those in mid-answer have had their time.
     let _ = stop.send(true);
+    if matches!(result, Err(ServeError::Killed { .. })) {
+        accepting.abort();
+    }
     let _ = accepting.await;
     result
 }

@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 8] = [
 ];
 
 /// Where something must not be, what, and the invariant that this is.
-const ABSENT: [(&str, &[&str], &str); 5] = [
+const ABSENT: [(&str, &[&str], &str); 4] = [
     (
         "crates/quant/src/",
         &["std::fs", "std::io", "std::net", "std::thread", "std::time", "std::env", "rayon"],
@@ -38,7 +38,24 @@ const ABSENT: [(&str, &[&str], &str); 5] = [
         &["std::net", "backend::Cpu", "backend::cpu"],
         "the model knows no network and no particular backend",
     ),
-    ("crates/", &["std::net"], "nothing here calls out"),
+];
+
+/// What only some files may name: what, which files (by the beginning of their paths), and the invariant that this is.
+const RESERVED: [(&[&str], &[&str], &str); 2] = [
+    (
+        &["std::net", "tokio::net"],
+        &["crates/server/src/", "crates/cli/src/commands/bench/http"],
+        "only the server, and the bench of one, know sockets",
+    ),
+    (
+        &["TcpStream::connect", "UdpSocket", "to_socket_addrs"],
+        &[
+            "crates/server/src/telemetry.rs",
+            "crates/server/src/test",
+            "crates/cli/src/commands/bench/http",
+        ],
+        "nothing calls out but what was asked to: spans to a collector, `bench --url`",
+    ),
 ];
 
 /// Only the binary talks to people.
@@ -62,6 +79,15 @@ pub(super) fn check(repository: &Repository) -> Vec<String> {
                     .iter()
                     .filter(|(at, what, _)| {
                         path.starts_with(at) && what.iter().any(|what| line.contains(what))
+                    })
+                    .map(|(_, _, why)| format!("{place}: {why}")),
+            );
+            found.extend(
+                RESERVED
+                    .iter()
+                    .filter(|(what, at, _)| {
+                        what.iter().any(|what| line.contains(what))
+                            && !at.iter().any(|at| path.starts_with(at))
                     })
                     .map(|(_, _, why)| format!("{place}: {why}")),
             );
@@ -156,6 +182,30 @@ mod tests {
             "",
             "use backend::Cpu;",
             &["crates/model/src/lib.rs:1: the model knows no network and no particular backend"],
+        );
+    }
+
+    #[test]
+    fn sockets_belong_to_the_server() {
+        let listens = "use std::net::SocketAddr;";
+        check_crate(
+            "",
+            listens,
+            &["crates/model/src/lib.rs:1: only the server, and the bench of one, know sockets"],
+        );
+        let server = |file: &'static str, source: &str| {
+            let manifest =
+                "name = \"halfbyte-server\"\nlicense.workspace = true\n[lints]\nworkspace = true\n";
+            check(&Repository::of(&[("crates/server/Cargo.toml", manifest), (file, source)]))
+        };
+        assert_eq!(server("crates/server/src/run.rs", listens), [""; 0]);
+        let calls = "TcpStream::connect_timeout(&address, time)";
+        assert_eq!(server("crates/server/src/telemetry.rs", calls), [""; 0]);
+        assert_eq!(
+            server("crates/server/src/run.rs", calls),
+            [
+                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`"
+            ]
         );
     }
 
