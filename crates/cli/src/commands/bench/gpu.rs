@@ -51,10 +51,11 @@ pub(super) fn run(args: &BenchArgs, gpu: &Gpu, source: &Source) -> Result<()> {
     let (arena, _) = runner.backend_mut().memory();
     let load_seconds = start.elapsed().as_secs_f64();
     let used = free.saturating_sub(gpu.free_memory()?);
-    let bench = Bench::new(runner, args);
+    let mut bench = Bench::new(runner, args);
     let measured = bench.measure(&sizes)?;
-    // What the driver holds by now: its context, the code of kernels, recorded steps.
+    // While the model is still there; what the driver holds by now: its context, the code of kernels, recorded steps.
     let outside = gpu.used_memory()?.saturating_sub(arena as u64);
+    drop(bench);
     let report = Report { ceilings, plan, load_seconds, used, outside, measured };
     if args.json {
         return Ok(output::print_json(&report.json(source, gpu))?);
@@ -141,7 +142,7 @@ impl Bench {
         Bench { runner, rng, repeat: args.repeat as usize, logits: Vec::new(), drawn: Vec::new() }
     }
 
-    fn measure(mut self, sizes: &Sizes) -> Result<Measured> {
+    fn measure(&mut self, sizes: &Sizes) -> Result<Measured> {
         let steps = sizes.batches.len() + sizes.contexts.len() + sizes.prompts.len();
         let bar = progress::count("measuring", steps as u64);
         let mut decode = Vec::new();
