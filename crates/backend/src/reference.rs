@@ -135,7 +135,8 @@ pub fn draw_distance(logits: &[f32], how: &Draw, masks: &[u32], token: u32) -> f
         }
         f64::INFINITY
     };
-    [0.0, 1e-6, -1e-6].map(distance).into_iter().fold(f64::INFINITY, f64::min)
+    let exact = distance(0.0);
+    if exact == 0.0 { 0.0 } else { exact.min(distance(1e-6)).min(distance(-1e-6)) }
 }
 
 /// [`distribution`] with cuts that keep relatively so much more.

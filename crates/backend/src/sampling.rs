@@ -164,3 +164,125 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
     let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
     max + sum.ln() as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reference;
+
+    fn any_draw(num_masks: u32) -> impl Strategy<Value = Draw> {
+        let temperature = prop_oneof![Just(0.0_f32), 0.05_f32..3.0];
+        let top_p = prop_oneof![Just(1.0_f32), 0.01_f32..1.0];
+        let min_p = prop_oneof![Just(0.0_f32), 0.001_f32..1.0];
+        let mask = proptest::option::weighted(0.8, 0..num_masks);
+        (0.0..1.0_f64, temperature, 0..20_u32, top_p, min_p, mask).prop_map(
+            |(uniform, temperature, top_k, top_p, min_p, mask)| Draw {
+                uniform,
+                temperature,
+                top_k: top_k.saturating_sub(5),
+                top_p,
+                min_p,
+                mask,
+            },
+        )
+    }
+
+    /// Logits with many ties, and three masks over them: sparse, random, empty.
+    fn rows() -> impl Strategy<Value = (Vec<f32>, Vec<u32>)> {
+        proptest::collection::vec(-40..40_i32, 1..150).prop_flat_map(|eighths| {
+            let logits: Vec<f32> = eighths.iter().map(|&v| v as f32 / 8.0).collect();
+            let words = mask_words(logits.len());
+            let word = || proptest::collection::vec(any::<u32>(), words);
+            (word(), word(), word()).prop_map(move |(a, b, c)| {
+                let sparse = a.iter().zip(&b).zip(&c).map(|((a, b), c)| a & b & c);
+                // Only bits beyond the vocabulary, which mean nothing.
+                let empty = (0..32 * words).map(|token| token >= logits.len()).collect::<Vec<_>>();
+                let empty = empty
+                    .chunks(32)
+                    .map(|bits| bits.iter().rev().fold(0, |word, &bit| word << 1 | u32::from(bit)));
+                (logits.clone(), sparse.chain(b.iter().copied()).chain(empty).collect())
+            })
+        })
+    }
+
+    proptest! {
+        /// f32 weights are off by some 1e-6 at most, relatively, and so are their sums.
+        #[test]
+        fn draws_follow_the_reference_under_any_mask((logits, masks) in rows(), how in any_draw(3)) {
+            let drawn = draw(&logits, &how, &masks);
+            let possible = reference::distribution(&logits, &how, &masks);
+            prop_assert_eq!(drawn.allowed, !possible.is_empty());
+            prop_assert!(drawn.is_finite);
+            if drawn.allowed {
+                let distance = reference::draw_distance(&logits, &how, &masks, drawn.token);
+                prop_assert!(distance < 1e-5, "{drawn:?} is off by {distance}: {possible:?}");
+                let any = Draw { temperature: 1.0, ..Draw::GREEDY };
+                let model = reference::distribution(&logits, &any, &[]);
+                let logprob = model[drawn.token as usize].1.ln();
+                prop_assert!((f64::from(drawn.logprob) - logprob).abs() < 1e-5);
+            } else {
+                prop_assert_eq!((drawn.token, drawn.logprob), (0, f32::NEG_INFINITY));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_token_to_draw_says_so() {
+        let random = Draw { temperature: 1.0, top_k: 2, ..Draw::GREEDY };
+        let check = |logits: &[f32], mask: u32, is_finite: bool, allowed: bool| {
+            for how in [Draw { mask: Some(0), ..Draw::GREEDY }, Draw { mask: Some(0), ..random }] {
+                let drawn = draw(logits, &how, &[mask]);
+                assert_eq!((drawn.is_finite, drawn.allowed), (is_finite, allowed), "{logits:?}");
+            }
+        };
+        const NONE: f32 = f32::NEG_INFINITY;
+        check(&[1.0, 2.0], 0b100, true, false);
+        check(&[1.0, NONE], 0b10, true, false);
+        check(&[1.0, NONE], 0b11, true, true);
+        check(&[NONE, NONE], 0b11, false, false);
+        // What the mask hides counts too: the model is broken.
+        check(&[1.0, f32::NAN], 0b01, false, true);
+        check(&[1.0, f32::INFINITY], 0b01, false, true);
+        check(&[f32::NAN, 1.0], 0b01, false, false);
+    }
+
+    #[test]
+    fn masked_draws_follow_the_softmax_of_what_is_left() {
+        const DRAWS: usize = 20_000;
+        let logits: Vec<f32> = (0..40).map(|i| (i % 7) as f32 / 2.0).collect();
+        let masks = [0x0000_00fe, 0x0000_0081];
+        let mut counts = [0_usize; 40];
+        for i in 0..DRAWS {
+            // The fractional parts of multiples of the golden ratio are spread evenly.
+            let uniform = (i as f64 * 0.618_033_988_749_894_9).fract();
+            let how = Draw { uniform, temperature: 1.0, mask: Some(0), ..Draw::GREEDY };
+            counts[draw(&logits, &how, &masks).token as usize] += 1;
+        }
+        let bits = |token: u32| masks[token as usize / 32] >> (token % 32) & 1 == 1;
+        let weight = |token: u32| f64::from(logits[token as usize]).exp();
+        let total: f64 = (0..40).filter(|&t| bits(t)).map(weight).sum();
+        for (token, &count) in (0..40).zip(&counts) {
+            let p = if bits(token) { weight(token) / total } else { 0.0 };
+            let (found, n) = (count as f64 / DRAWS as f64, DRAWS as f64);
+            // Five standard deviations of a frequency over n draws.
+            assert!((found - p).abs() <= 5.0 * (p * (1.0 - p) / n).sqrt(), "{token}: {found}, {p}");
+        }
+    }
+
+    #[test]
+    fn draws_are_checked() {
+        let draws = |mask, words| Draws {
+            draws: vec![Draw { mask, ..Draw::GREEDY }],
+            masks: vec![0; words],
+        };
+        let is_valid =
+            |draws: Draws| std::panic::catch_unwind(|| draws.assert_valid(1, 33, 2)).is_ok();
+        assert!(is_valid(draws(None, 0)) && is_valid(draws(Some(1), 4)));
+        assert!(!is_valid(draws(Some(1), 2)), "a mask that is not there");
+        assert!(!is_valid(draws(Some(0), 3)), "half a mask");
+        assert!(!is_valid(draws(Some(0), 6)), "more masks than there is room for");
+        assert!(!is_valid(Draws::default()), "a row without a draw");
+    }
+}

@@ -1,5 +1,5 @@
-// From logits to tokens: the most probable one, or a draw after temperature, min_p, top_k and top_p, in the order of
-// crates/engine/src/sampler.rs.
+// From logits to tokens: of those that a row's mask allows the most probable one, or a draw after temperature, min_p,
+// top_k and top_p, as crates/backend/src/sampling.rs has them. Log-probabilities are those of the row without its mask.
 //
 // A row is cut into chunks of 4,096 logits, a block each. `sample_chunks` finds the largest logit; `sample_draw` turns
 // logits into weights and the last block of a row to finish chooses. Weights are integers, so that their sums do not
@@ -22,7 +22,9 @@ constexpr float RANGE = 28.0f;                 // e^-28 < 2^-40: beyond, weights
 constexpr float ONE = 0x1p39f;                 // 4,096 low or high halves of weights fit 32 bits, 2^24 weights 64
 constexpr u32 LOW_BITS = 20;
 
-enum SampleFlags : u32 { HAS_NAN = 1, HAS_INF = 2, NO_CANDIDATE = 4 };  // +inf; no logit above -inf
+// +inf; no logit above -inf; none that the mask allows.
+enum SampleFlags : u32 { HAS_NAN = 1, HAS_INF = 2, NO_CANDIDATE = 4, NONE_ALLOWED = 8 };
+constexpr u32 NO_MASK = 0xffffffffu;
 
 struct SampleParams {
     double uniform;       // in [0, 1)
@@ -30,16 +32,26 @@ struct SampleParams {
     u32 top_k;            // 0: all
     float top_p;          // in (0, 1]
     float min_p;          // in [0, 1]
+    u32 mask;             // which of the masks; NO_MASK: any token may be drawn
+    u32 unused;
+};
+
+// How the rows are drawn.
+struct Draws {
+    const SampleParams* params;  // [rows]; null: the most probable of all tokens, in every row
+    const u8* masks;             // [masks][mask_bytes]: bit i of byte b is set where token 8 b + i may be drawn
+    u32 mask_bytes;              // a multiple of 4, at least vocab / 8
 };
 
 // What is known of some of a row's logits.
-struct Extent {
-    float max;            // -inf if there is none above it
+struct __align__(16) Extent {
+    float max;            // of those that the mask allows; -inf if there is none above it
     u32 id;               // of the first logit that large; 0 if there is none
-    float min;            // of those above -inf
-    float sum;            // of exp(logit - max)
-    u32 flags;
-    u32 unused[3];
+    float min;            // of those that the mask allows and that are above -inf
+    u32 flags;            // of all, as far as they are known
+    float top;            // the largest of all; -inf if there is none above it
+    float sum;            // of exp(logit - top), over all
+    u32 unused[2];
 };
 
 struct Workspace {
@@ -58,20 +70,37 @@ struct Outputs {
 
 __device__ __forceinline__ u32 chunks_of(u32 vocab) { return (vocab + CHUNK - 1) / CHUNK; }
 
-// The logits of a row, [vocab]; rows begin at multiples of 16 bytes and have ld floats.
+// The logits of a row, [vocab]; rows begin at multiples of 16 bytes, and are as long.
 struct RowLogits {
     const float* at;
-    u32 ld, vocab;
+    u32 vocab;
+    const u8* mask;  // null: none
+    __device__ __forceinline__ RowLogits(const float* logits, u32 ld, u32 vocab, const Draws& draws, u32 mask_index)
+        : at(logits + u64(blockIdx.y) * ld), vocab(vocab),
+          mask(mask_index == NO_MASK ? nullptr : draws.masks + u64(mask_index) * draws.mask_bytes) {}
+    // Which of the tokens first .. first + 7 may be drawn, a bit each.
+    __device__ __forceinline__ u32 allowed(u32 first) const {
+        static_assert(PER_THREAD == 8, "a thread's tokens are a byte of the mask");
+        return mask && first < vocab ? __ldg(mask + first / 8) : 0xff;
+    }
 };
 
 // Eight logits of one thread, ids first .. first + 7; those from vocab on are -inf.
 struct Logits {
     float v[PER_THREAD];
+    // Those that the mask allows; others are -inf.
+    __device__ __forceinline__ static Logits allowed(const RowLogits& row, u32 first) {
+        const u32 bits = row.allowed(first);
+        Logits logits(row, first);
+#pragma unroll
+        for (u32 i = 0; i < PER_THREAD; ++i) logits.v[i] = bits >> i & 1 ? logits.v[i] : -INFINITY;
+        return logits;
+    }
     __device__ __forceinline__ Logits(const RowLogits& row, u32 first) {
 #pragma unroll
         for (u32 i = 0; i < PER_THREAD; i += 4) {
             float4 four = make_float4(0, 0, 0, 0);
-            if (first + i < row.ld) four = __ldcg(reinterpret_cast<const float4*>(row.at + first + i));
+            if (first + i < row.vocab) four = __ldcg(reinterpret_cast<const float4*>(row.at + first + i));
             v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
         }
 #pragma unroll
@@ -89,31 +118,34 @@ __device__ __forceinline__ float unordered(u32 v) {
     return __uint_as_float(v & 0x80000000u ? v & 0x7fffffffu : ~v);
 }
 
-__device__ __forceinline__ Extent nothing() { return {-INFINITY, 0, INFINITY, 0, 0}; }
+__device__ __forceinline__ Extent nothing() { return {-INFINITY, 0, INFINITY, 0, -INFINITY, 0}; }
 
-// The extent of what the lanes of a warp have, the same in every lane. `sum` is kept relative to `max`.
+// The extent of what the lanes of a warp have, the same in every lane. `sum` is kept relative to `top`.
 __device__ __forceinline__ Extent warp_join(const Extent& e) {
     Extent all;
-    const u32 own = ordered(e.max), top = __reduce_max_sync(ALL_LANES, own);
-    all.max = unordered(top);
-    all.id = __reduce_min_sync(ALL_LANES, own == top ? e.id : ALL_LANES);
+    const u32 own = ordered(e.max), max = __reduce_max_sync(ALL_LANES, own);
+    all.max = unordered(max);
+    all.id = __reduce_min_sync(ALL_LANES, own == max ? e.id : ALL_LANES);
     all.min = unordered(__reduce_min_sync(ALL_LANES, ordered(e.min)));
-    all.sum = warp_sum(e.max == all.max ? e.sum : e.sum * expf(e.max - all.max));
+    all.top = unordered(__reduce_max_sync(ALL_LANES, ordered(e.top)));
+    all.sum = warp_sum(e.top == all.top ? e.sum : e.sum * expf(e.top - all.top));
     all.flags = __reduce_or_sync(ALL_LANES, e.flags);
     return all;
 }
 
-__device__ __forceinline__ Extent extent_of(const Logits& logits, u32 first) {
+__device__ __forceinline__ Extent extent_of(const Logits& logits, u32 allowed, u32 first) {
     Extent e = nothing();
 #pragma unroll
     for (u32 i = 0; i < PER_THREAD; ++i) {
         const float v = logits.v[i];
         if (isnan(v)) e.flags |= HAS_NAN;
         if (v == INFINITY) e.flags |= HAS_INF;
-        if (v > -INFINITY) e.min = fminf(e.min, v);
-        if (v > e.max) e.max = v, e.id = first + i;
+        e.top = fmaxf(e.top, v);
+        const bool counts = allowed >> i & 1;
+        if (counts && v > -INFINITY) e.min = fminf(e.min, v);
+        if (counts && v > e.max) e.max = v, e.id = first + i;
     }
-    const float top = e.max == -INFINITY ? 0.0f : e.max;
+    const float top = e.top == -INFINITY ? 0.0f : e.top;
 #pragma unroll
     for (u32 i = 0; i < PER_THREAD; ++i) e.sum += expf(logits.v[i] - top);
     return e;
@@ -123,7 +155,7 @@ __device__ __forceinline__ Extent extent_of(const Logits& logits, u32 first) {
 __device__ __forceinline__ Extent chunk_extent(const RowLogits& row) {
     __shared__ Extent parts[WARPS];
     const u32 first = blockIdx.x * CHUNK + threadIdx.x * PER_THREAD, lane = threadIdx.x % 32;
-    const Extent e = warp_join(extent_of(Logits(row, first), first));
+    const Extent e = warp_join(extent_of(Logits(row, first), row.allowed(first), first));
     if (lane == 0) parts[threadIdx.x / 32] = e;
     __syncthreads();
     return warp_join(lane < WARPS ? parts[lane] : nothing());
@@ -136,42 +168,50 @@ __device__ __forceinline__ Extent row_extent(const Extent* extents, u32 chunks) 
         const u32 i = first + threadIdx.x % 32;
         Extent part = nothing();
         if (i < chunks) {
-            const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(extents + i));
-            part = {__uint_as_float(raw.x), raw.y, __uint_as_float(raw.z), __uint_as_float(raw.w),
-                    __ldcg(&extents[i].flags)};
+            const uint4 low = __ldcg(reinterpret_cast<const uint4*>(extents + i));
+            const uint2 high = __ldcg(reinterpret_cast<const uint2*>(&extents[i].top));
+            part = {__uint_as_float(low.x), low.y, __uint_as_float(low.z), low.w, __uint_as_float(high.x),
+                    __uint_as_float(high.y)};
         }
         part = warp_join(part);
         e = first == 0 ? part : warp_join(threadIdx.x % 32 == 0 ? e : threadIdx.x % 32 == 1 ? part : nothing());
     }
-    if (e.max == -INFINITY) e.flags |= NO_CANDIDATE;
+    if (e.top == -INFINITY) e.flags |= NO_CANDIDATE;
+    if (e.max == -INFINITY) e.flags |= NONE_ALLOWED;
     return e;
 }
 
-__device__ __forceinline__ void write_token(const Outputs& outputs, u32 row, const Extent& e, u32 token, float logit) {
-    outputs.tokens[row] = token;
-    outputs.logprobs[row] = logit - (e.max + logf(e.sum));
+// What turns a logit of the row into a log-probability, by subtraction.
+__device__ __forceinline__ float normalizer(const Extent& e) { return e.top + logf(e.sum); }
+
+// The most probable token, and the row's flags. Where none is allowed, the log-probability is of nothing: -inf.
+__device__ __forceinline__ void write_largest(const Outputs& outputs, u32 row, const Extent& e) {
+    outputs.tokens[row] = e.id;
+    outputs.logprobs[row] = e.flags & NONE_ALLOWED ? -INFINITY : e.max - normalizer(e);
     outputs.flags[row] = e.flags;
 }
 
-// tokens[r] = the largest logit's id (ties: the lowest; 0 if there is no logit above -inf), its log-probability and
-// flags. logits f32 [rows][ld], ld a multiple of 4; what lies behind vocab is read but does not count.
+// tokens[r] = the id of the largest logit that the row's mask allows (ties: the lowest; 0 if there is none above
+// -inf), its log-probability and flags; of params only `mask` counts. logits f32 [rows][ld], ld a multiple of 4; up to
+// three floats behind vocab are read but do not count.
 // Grid: (chunks of 4,096, rows). Block: 512. Bound by latency for a few rows, then by reading.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-argmax(const float* logits, u32 ld, u32 vocab, Workspace workspace, Outputs outputs) {
+argmax(const float* logits, u32 ld, u32 vocab, Draws draws, Workspace workspace, Outputs outputs) {
     let_next_start();
     wait_for_previous();
     const u32 row = blockIdx.y, chunks = gridDim.x;
     Extent* extents = workspace.extents + u64(row) * chunks;
-    Extent e = chunk_extent({logits + u64(row) * ld, ld, vocab});
+    const u32 mask = draws.params ? draws.params[row].mask : NO_MASK;
+    Extent e = chunk_extent(RowLogits(logits, ld, vocab, draws, mask));
     if (threadIdx.x == 0) extents[blockIdx.x] = e;
     if (!last_block(workspace.finished + row, chunks) || threadIdx.x >= 32) return;
     e = row_extent(extents, chunks);
-    if (threadIdx.x == 0) write_token(outputs, row, e, e.id, e.max);
+    if (threadIdx.x == 0) write_largest(outputs, row, e);
 }
 
 // The first of the two kernels of a draw: extents of chunks, and bins set to zero. Grid and block as argmax.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-sample_chunks(const float* logits, u32 ld, u32 vocab, Workspace workspace) {
+sample_chunks(const float* logits, u32 ld, u32 vocab, Draws draws, Workspace workspace) {
     let_next_start();
     wait_for_previous();
     const u32 row = blockIdx.y;
@@ -179,7 +219,7 @@ sample_chunks(const float* logits, u32 ld, u32 vocab, Workspace workspace) {
         workspace.weights[u64(row) * BINS + bin] = 0;
         workspace.counts[u64(row) * BINS + bin] = 0;
     }
-    const Extent e = chunk_extent({logits + u64(row) * ld, ld, vocab});
+    const Extent e = chunk_extent(RowLogits(logits, ld, vocab, draws, draws.params[row].mask));
     if (threadIdx.x == 0) workspace.extents[u64(row) * gridDim.x + blockIdx.x] = e;
 }
 
@@ -246,7 +286,7 @@ struct Row {
         const float from = float(first), to = last == BINS - 1 ? INFINITY : float(last + 1);
 #pragma unroll 1
         for (u32 at = threadIdx.x * PER_THREAD; at < logits.vocab; at += IN_FLIGHT * CHUNK) {
-            const Logits ahead[IN_FLIGHT] = {{logits, at}, {logits, at + CHUNK}};
+            const Logits ahead[IN_FLIGHT] = {Logits::allowed(logits, at), Logits::allowed(logits, at + CHUNK)};
             u32 hits = 0;
 #pragma unroll
             for (u32 i = 0; i < IN_FLIGHT * PER_THREAD; ++i) {
@@ -437,7 +477,7 @@ __device__ __forceinline__ u64 draw_by_id(Ranking& r, const Row& row, const Samp
     }
     __syncthreads();
     const u32 first = chunk * CHUNK + threadIdx.x * PER_THREAD;
-    const Logits logits(row.logits, first);
+    const Logits logits = Logits::allowed(row.logits, first);
     u64 weights[PER_THREAD], sum = 0;
 #pragma unroll
     for (u32 i = 0; i < PER_THREAD; ++i) sum += weights[i] = row.scale.weight(logits.v[i]);
@@ -476,12 +516,12 @@ __device__ __forceinline__ void add_to_bins(u32* shared, const Logits& logits, c
 }
 
 // tokens[r] drawn by params[r] from logits f32 [rows][ld]; after sample_chunks with the same arguments. vocab < 2^24.
-// A row without any logit above -inf, or with NaN or +inf, gets what argmax gives it, and its flag.
+// A row with no logit above -inf that its mask allows, or with NaN or +inf, gets what argmax gives it, and its flag.
 // Grid: (chunks of 4,096, rows). Block: 512.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-sample_draw(const float* logits, u32 ld, u32 vocab, const SampleParams* all_params, Workspace workspace,
-            Outputs outputs) {
+sample_draw(const float* logits, u32 ld, u32 vocab, Draws draws, Workspace workspace, Outputs outputs) {
     __shared__ __align__(16) char shared[sizeof(Ranking)];
+    __shared__ float normal;  // the first thread's: it would have no register for it
     static_assert(sizeof(Ranking) >= 3 * BINS * sizeof(u32), "the bins of a chunk lie where the ranking will");
     let_next_start();
     for (u32 i = threadIdx.x; i < 3 * BINS / 4; i += THREADS)
@@ -489,15 +529,16 @@ sample_draw(const float* logits, u32 ld, u32 vocab, const SampleParams* all_para
     __syncthreads();
     wait_for_previous();
     const u32 row = blockIdx.y, chunks = gridDim.x;
-    const SampleParams params = all_params[row];
-    const RowLogits row_logits{logits + u64(row) * ld, ld, vocab};
-    const Logits own(row_logits, blockIdx.x * CHUNK + threadIdx.x * PER_THREAD);
+    const SampleParams params = draws.params[row];
+    const RowLogits row_logits(logits, ld, vocab, draws, params.mask);
+    const Logits own = Logits::allowed(row_logits, blockIdx.x * CHUNK + threadIdx.x * PER_THREAD);
     const Extent e = row_extent(workspace.extents + u64(row) * chunks, chunks);
     if (params.temperature == 0 || e.flags) {
-        if (blockIdx.x == 0 && threadIdx.x == 0) write_token(outputs, row, e, e.id, e.max);
+        if (blockIdx.x == 0 && threadIdx.x == 0) write_largest(outputs, row, e);
         return;
     }
     const Row r{row_logits, Scale(params, e)};
+    if (threadIdx.x == 0) normal = normalizer(e);
     const bool ranked = params.top_k || params.top_p < 1;
     u64 *weights = workspace.weights + u64(row) * BINS, *chunk_weights = workspace.chunk_weights + u64(row) * chunks;
     u32* counts = workspace.counts + u64(row) * BINS;
@@ -513,5 +554,8 @@ sample_draw(const float* logits, u32 ld, u32 vocab, const SampleParams* all_para
     if (!last_block(workspace.finished + row, chunks)) return;
     if (ranked) load_bins(ranking, weights, counts);
     const u64 key = ranked ? draw_ranked(ranking, r, params) : draw_by_id(ranking, r, params, chunk_weights);
-    if (threadIdx.x == 0) write_token(outputs, row, e, id_of(key), logit_of(key));
+    if (threadIdx.x != 0) return;
+    outputs.tokens[row] = id_of(key);
+    outputs.logprobs[row] = logit_of(key) - normal;
+    outputs.flags[row] = 0;
 }

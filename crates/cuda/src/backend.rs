@@ -11,6 +11,7 @@ use ::backend::{
 use crate::CudaError;
 use crate::arena::{Arena, MemoryPlan};
 use crate::buffer::{self, Buffer, Form};
+use crate::draws::Drawing;
 use crate::driver::{Context, DeviceInfo, GraphExec, Pinned, Stream};
 use crate::images::Target;
 use crate::kernels::Kernels;
@@ -63,9 +64,12 @@ pub struct Cuda {
     pub(crate) failure: Option<CudaError>,
     /// Where the next kernel's launch may overlap the one before it.
     pub(crate) overlap: bool,
+    /// Whether a step was handed over and not waited for: one that failed, or whose caller did.
+    pub(crate) in_flight: bool,
     /// Page-locked memory: a step's description on its way there, its logits on their way back.
     pub(crate) host_step: Option<Pinned>,
     pub(crate) host_logits: Option<Pinned>,
+    pub(crate) drawing: Option<Drawing>,
     /// Experts with tokens in each mixture of the last step, where they are watched.
     pub(crate) watched: Option<Vec<u32>>,
 }
@@ -134,8 +138,10 @@ impl Cuda {
             graphs: HashMap::new(),
             failure: None,
             overlap: false,
+            in_flight: false,
             host_step: None,
             host_logits: None,
+            drawing: None,
             watched: None,
         })
     }

@@ -2,7 +2,7 @@
 
 use backend::{AttentionParams, KV_BLOCK_SIZE, StepLimits};
 
-use crate::params::{KvLayer, SampleParams, Span};
+use crate::params::{KvLayer, Span};
 
 /// Splits of a row's context, at most, in one launch of decoding.
 pub(crate) const SPLITS_MAX: usize = 128;
@@ -112,7 +112,6 @@ impl KvLayout {
             limits.tokens.div_ceil(QUERY_ROWS / self.group().min(QUERY_ROWS)) + limits.sequences;
         4 * (3 * limits.tokens + limits.rows + 96 + tables)
             + limits.sequences * size_of::<Span>()
-            + limits.rows * size_of::<SampleParams>()
             + 8 * tiles
     }
 

@@ -17,6 +17,7 @@ mod scratch;
 mod planner;
 mod backend;
 mod step;
+mod draws;
 mod ops;
 mod measure;
 

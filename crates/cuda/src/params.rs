@@ -158,6 +158,20 @@ pub(crate) struct SampleParams {
     pub(crate) top_k: u32,
     pub(crate) top_p: f32,
     pub(crate) min_p: f32,
+    pub(crate) mask: u32,
+    pub(crate) unused: u32,
+}
+
+/// The mask of a row in which any token may be drawn.
+pub(crate) const NO_MASK: u32 = u32::MAX;
+
+/// `Draws`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DrawInputs {
+    pub(crate) params: u64,
+    pub(crate) masks: u64,
+    pub(crate) mask_bytes: u32,
 }
 
 /// `Workspace` of drawing.

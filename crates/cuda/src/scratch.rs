@@ -5,6 +5,7 @@ use backend::{Role, StepLimits};
 use crate::CudaError;
 use crate::arena::Arena;
 use crate::buffer::{group_bytes, row_len};
+use crate::draws;
 use crate::layout::{Part, Stack};
 use crate::params::{DrawWorkspace, GROUP, Routes};
 
@@ -67,7 +68,7 @@ impl Wants {
     }
 
     /// Sizes of the pieces of [`Scratch`], in order.
-    pub(crate) fn pieces(&self, limits: &StepLimits) -> [usize; 24] {
+    pub(crate) fn pieces(&self, limits: &StepLimits) -> [usize; 25] {
         let slots = self.slots(limits.tokens);
         let few_slots = self.slots(FEW.min(limits.tokens));
         let h_rows = 4 * few_slots * row_len(self.intermediate);
@@ -99,8 +100,8 @@ impl Wants {
             4 * rows * DRAW_BINS,
             8 * rows * chunks,
             4 * rows,
-            // Tokens, log-probabilities and flags, one behind the other.
-            12 * rows,
+            draws::num_bytes(rows, self.vocab),
+            draws::drawn_bytes(rows),
         ]
     }
 }
@@ -136,6 +137,8 @@ pub(crate) struct Scratch {
     /// f32 `[few rows][hidden]`.
     pub(crate) logit_rows: u64,
     pub(crate) drawing: DrawWorkspace,
+    /// How tokens are drawn, masks included.
+    pub(crate) draws: u64,
     /// i32, f32 and u32, `[rows]` each: what was drawn.
     pub(crate) drawn: u64,
     /// Groups of `x_groups` and of `h`.
@@ -149,7 +152,7 @@ impl Scratch {
         limits: &StepLimits,
     ) -> Result<Self, CudaError> {
         let pieces = wants.pieces(limits);
-        let mut at = [0; 24];
+        let mut at = [0; 25];
         for (at, bytes) in at.iter_mut().zip(pieces) {
             *at = arena.take(bytes)?;
         }
@@ -183,7 +186,8 @@ impl Scratch {
                 chunk_weights: at[21],
                 finished: at[22],
             },
-            drawn: at[23],
+            draws: at[23],
+            drawn: at[24],
             groups: (wants.slots(limits.tokens) / GROUP) as u32,
         })
     }

@@ -1,10 +1,10 @@
 //! What a step is about, as kernels read it: token ids, positions, block tables.
 
-use backend::{Batch, Draw, KV_BLOCK_SIZE};
+use backend::{Batch, KV_BLOCK_SIZE};
 use bytemuck::cast_slice;
 
 use crate::kv::{KvLayout, QUERY_ROWS};
-use crate::params::{Routes, SampleParams, Span};
+use crate::params::{Routes, Span};
 
 /// What two steps must share for the recording of one to do for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -17,20 +17,6 @@ pub(crate) struct Shape {
     pub(crate) table_len: usize,
     /// Tiles of queries; 0 where every sequence has one row, which is decoding.
     pub(crate) tiles: usize,
-    /// What becomes of the logits.
-    pub(crate) drawing: Drawing,
-}
-
-/// What becomes of a step's logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) enum Drawing {
-    /// They go to the host.
-    #[default]
-    None,
-    /// The most probable tokens are found.
-    Greedy,
-    /// Tokens are drawn.
-    Random,
 }
 
 impl Shape {
@@ -54,8 +40,6 @@ pub(crate) struct Step {
     /// Routes of a dense block, all tokens to one expert; and of the rows whose logits are wanted.
     pub(crate) dense: Routes,
     pub(crate) logits: Routes,
-    /// How tokens are drawn.
-    pub(crate) draws: u64,
     /// Bytes in all.
     pub(crate) len: usize,
 }
@@ -65,7 +49,6 @@ impl Step {
     pub(crate) fn describe(
         batch: &Batch<'_>,
         rows: &[u32],
-        draws: &[Draw],
         layout: &KvLayout,
         host: &mut [u8],
         address: u64,
@@ -82,11 +65,6 @@ impl Step {
             rows: rows.len(),
             table_len,
             tiles: tiles.len(),
-            drawing: match draws {
-                [] => Drawing::None,
-                draws if draws.iter().all(|draw| draw.temperature == 0.0) => Drawing::Greedy,
-                _ => Drawing::Random,
-            },
         };
         let mut step = Step { shape, ..Step::default() };
         step.tokens = words.put(batch.tokens);
@@ -103,16 +81,9 @@ impl Step {
         let spans: Vec<Span> = spans(batch);
         step.spans = words.put(cast_slice(&spans));
         step.tiles = words.put(cast_slice(&tiles));
-        let draws: Vec<SampleParams> = draws.iter().map(sample_params).collect();
-        step.draws = words.put(cast_slice(&draws));
         step.len = words.at;
         step
     }
-}
-
-fn sample_params(draw: &Draw) -> SampleParams {
-    let Draw { uniform, temperature, top_k, top_p, min_p, .. } = *draw;
-    SampleParams { uniform, temperature, top_k, top_p, min_p }
 }
 
 /// Blocks of the cache that a row's sequence fills up to the row.
@@ -211,7 +182,7 @@ mod tests {
 
     fn describe(batch: &Batch<'_>, rows: &[u32]) -> (Step, Vec<u8>) {
         let mut host = vec![0; 4096];
-        (Step::describe(batch, rows, &[], &LAYOUT, &mut host, 0), host)
+        (Step::describe(batch, rows, &LAYOUT, &mut host, 0), host)
     }
 
     #[test]

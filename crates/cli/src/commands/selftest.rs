@@ -4,6 +4,7 @@ mod weights;
 mod cases;
 mod compare;
 mod greedy;
+mod draws;
 #[cfg(test)]
 mod tests;
 
@@ -24,13 +25,15 @@ use crate::output::{self, CliError};
 use crate::{build, device, embedded};
 use cases::{Case, STEP_ROWS};
 use compare::{Comparison, Distance, Job};
+use draws::Drawing;
 use greedy::Parting;
 
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Small models with random weights run on the GPU and on the CPU. An error is ||d|| / ||ref|| of the logits of a step, the \
-largest of a line's steps; every operation has a bound for it, from the precision that it computes with. Then the demo \
+largest of a line's steps; every operation has a bound for it, from the precision that it computes with. Tokens are drawn \
+on the GPU, under masks too, and compared with those that its logits and the random numbers call for. Then the demo \
 model continues some prompts on both, the likeliest token each time: they may part only where two tokens are as good as \
 equally likely.
 
@@ -93,7 +96,9 @@ impl Selftest<'_> {
         let only = self.args.only.as_deref().unwrap_or_default();
         let mut cases = cases::all()?;
         cases.retain(|case| case.name.contains(only));
-        if cases.is_empty() {
+        let mut drawing = cases::draws()?;
+        drawing.retain(|case| case.name.contains(only));
+        if cases.is_empty() && drawing.is_empty() {
             return Err(CliError::usage(format!("--only: no operation is named `{only}`")).into());
         }
         for case in &cases {
@@ -109,7 +114,7 @@ impl Selftest<'_> {
             let mut comparison = Comparison::new(case, device, Box::new(reference));
             for class in case.classes {
                 match comparison.run(class) {
-                    Ok(distance) => report.compared(case, class.name, distance)?,
+                    Ok(distance) => report.compared(case.name, class.name, distance, case.bound)?,
                     // What a failure leaves of a card is nothing to go on with.
                     Err(error) => {
                         report.lose(case.name, class.name, &error)?;
@@ -118,7 +123,32 @@ impl Selftest<'_> {
                 }
             }
         }
-        Ok(())
+        drawing.iter().try_for_each(|case| self.draws(case, report))
+    }
+
+    /// Draws from a model's logits in all manners.
+    fn draws(&self, case: &Case, report: &mut Report) -> Result<()> {
+        if report.lost {
+            return Ok(());
+        }
+        let device = match self.on_gpu(case.job(weights::make(&case.config, case.recipe, 1)?)) {
+            Ok(runner) => Box::new(runner),
+            Err(error) => return report.lose(case.name, "loading", &error),
+        };
+        let mut drawing = Drawing::new(device);
+        for manner in draws::MANNERS {
+            match drawing.run(manner) {
+                Ok(distance) => {
+                    report.compared(case.name, manner.name, distance, draws::BOUND)?;
+                }
+                Err(error) => return report.lose(case.name, manner.name, &error),
+            }
+        }
+        let name = "logits of some rows";
+        match drawing.keep() {
+            Ok(distance) => report.compared(case.name, name, distance, 0.0),
+            Err(error) => report.lose(case.name, name, &error),
+        }
     }
 
     /// The demo model on a device.
@@ -229,10 +259,10 @@ impl Report {
         Ok(output::print(&format!("{verdict} {line}\n"))?)
     }
 
-    fn compared(&mut self, case: &Case, class: &str, distance: Distance) -> Result<()> {
-        let (holds, bound) = (distance.holds(case.bound), case.bound);
+    fn compared(&mut self, name: &str, class: &str, distance: Distance, bound: f64) -> Result<()> {
+        let holds = distance.holds(bound);
         self.operations.push(json!({
-            "operation": case.name,
+            "operation": name,
             "shape": class,
             // JSON has no infinity.
             "error": Some(distance.whole).filter(|error| error.is_finite()),
@@ -240,7 +270,7 @@ impl Report {
             "bound": bound,
             "holds": holds,
         }));
-        let what = format!("{}: {class}", case.name);
+        let what = format!("{name}: {class}");
         let Distance { whole, row } = distance;
         self.say(
             holds,

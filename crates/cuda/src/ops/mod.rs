@@ -9,8 +9,9 @@ mod linear;
 mod attention;
 mod experts;
 mod logits;
+mod draw;
 
-use backend::{Attention, Backend, BackendError, Batch, Draw, Drawn, Draws, Norm, draw};
+use backend::{Attention, Backend, BackendError, Batch, Drawn, Draws, Norm};
 
 use crate::CudaError;
 use crate::backend::{Cuda, KvCache, Table, Vector};
@@ -34,12 +35,7 @@ impl Cuda {
     }
 
     /// Writes what the step is about into page-locked memory.
-    fn describe(
-        &mut self,
-        batch: &Batch<'_>,
-        rows: &[u32],
-        draws: &[Draw],
-    ) -> Result<(), CudaError> {
+    fn describe(&mut self, batch: &Batch<'_>, rows: &[u32]) -> Result<(), CudaError> {
         let scratch = *self
             .attention
             .get()
@@ -49,34 +45,27 @@ impl Cuda {
             self.host_step = Some(Pinned::alloc(self.stream.context(), bytes)?);
         }
         if let Some(host) = &mut self.host_step {
-            self.step = Step::describe(batch, rows, draws, &scratch.layout, host, scratch.step);
+            self.step = Step::describe(batch, rows, &scratch.layout, host, scratch.step);
         }
         Ok(())
     }
 
     /// Hands all of a step's work to the stream.
-    fn enqueue(
-        &mut self,
-        logits: &mut Vec<f32>,
-        step: impl FnOnce(&mut Self, &mut Vec<f32>),
-    ) -> Result<(), CudaError> {
+    fn enqueue(&mut self, step: impl FnOnce(&mut Self, &mut Vec<f32>)) -> Result<(), CudaError> {
         if let (Some(host), Some(scratch)) = (&self.host_step, self.attention.get()) {
             // SAFETY: the page-locked memory is next written after this step has been waited for.
             unsafe { self.stream.copy_to_device(scratch.step, &host[..self.step.len])? };
         }
         // What follows a copy cannot overlap it.
         self.overlap = false;
-        step(self, logits);
+        // Logits stay on the device until they are fetched.
+        step(self, &mut Vec::new());
         self.failure.take().map_or(Ok(()), Err)
     }
 
     /// Hands over a step that may come again: the first of its shape as it is, which loads the kernels; the second is
     /// recorded, and the recording repeated from then on.
-    fn replay(
-        &mut self,
-        logits: &mut Vec<f32>,
-        step: impl FnOnce(&mut Self, &mut Vec<f32>),
-    ) -> Result<(), CudaError> {
+    fn replay(&mut self, step: impl FnOnce(&mut Self, &mut Vec<f32>)) -> Result<(), CudaError> {
         let shape = self.step.shape;
         match self.graphs.get(&shape) {
             None => {
@@ -84,13 +73,13 @@ impl Cuda {
                     self.graphs.clear();
                 }
                 self.graphs.insert(shape, None);
-                return self.enqueue(logits, step);
+                return self.enqueue(step);
             }
             Some(Some(graph)) => return graph.launch(&self.stream),
             Some(None) => {}
         }
         self.stream.begin_capture()?;
-        let enqueued = self.enqueue(logits, step);
+        let enqueued = self.enqueue(step);
         let graph = self.stream.end_capture();
         enqueued?;
         let graph = graph?.instantiate()?;
@@ -99,24 +88,32 @@ impl Cuda {
         Ok(())
     }
 
-    fn run_step(
+    /// Hands over the forward pass of a step.
+    fn forward(
         &mut self,
         batch: &Batch<'_>,
         rows: &[u32],
-        draws: &[Draw],
-        logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>),
     ) -> Result<(), CudaError> {
-        self.describe(batch, rows, draws)?;
+        if self.in_flight {
+            if let Some(drawing) = &self.drawing {
+                drawing.stream.synchronize()?;
+            }
+            self.finish()?;
+        }
+        self.describe(batch, rows)?;
         self.make_host_logits()?;
+        self.in_flight = true;
         let shape = self.step.shape;
         let record = shape.is_decode() && shape.sequences <= RECORDED_MAX && self.watched.is_none();
-        if record {
-            self.replay(logits, step)?;
-        } else {
-            self.enqueue(logits, step)?;
-        }
-        self.stream.synchronize()
+        if record { self.replay(step) } else { self.enqueue(step) }
+    }
+
+    /// Waits for what was handed over.
+    fn finish(&mut self) -> Result<(), CudaError> {
+        self.stream.synchronize()?;
+        self.in_flight = false;
+        Ok(())
     }
 }
 
@@ -128,8 +125,11 @@ impl Backend for Cuda {
         logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
     ) -> Result<(), BackendError> {
-        self.run_step(batch, rows, &[], logits, step)?;
-        self.take_logits(logits);
+        self.forward(batch, rows, step)?;
+        let all: Vec<u32> = (0..rows.len() as u32).collect();
+        self.fetch_logits(&all)?;
+        self.finish()?;
+        self.take_logits(rows.len(), logits);
         Ok(())
     }
 
@@ -143,22 +143,13 @@ impl Backend for Cuda {
         logits: &mut Vec<f32>,
         step: impl FnOnce(&mut Self, &mut Vec<f32>) + Send,
     ) -> Result<(), BackendError> {
-        let mut draws = Draws::default();
-        choose(&mut draws);
-        logits.clear();
-        if kept.is_empty() && draws.masks.is_empty() {
-            self.run_step(batch, rows, &draws.draws, &mut Vec::new(), step)?;
-            self.take_drawn(drawn);
-            return Ok(());
-        }
-        let mut all = Vec::new();
-        self.run(batch, rows, &mut all, step)?;
-        let vocab = self.vocab();
-        drawn.clear();
-        let each = all.chunks_exact(vocab).zip(&draws.draws);
-        drawn.extend(each.map(|(row, how)| draw(row, how, &draws.masks)));
-        kept.iter()
-            .for_each(|&row| logits.extend_from_slice(&all[row as usize * vocab..][..vocab]));
+        self.drawing()?;
+        self.forward(batch, rows, step)?;
+        self.draw(choose)?;
+        self.fetch_logits(kept)?;
+        self.finish()?;
+        self.take_drawn(drawn);
+        self.take_logits(kept.len(), logits);
         Ok(())
     }
 

@@ -184,6 +184,17 @@ fn head() -> Result<Vec<Case>> {
     ])
 }
 
+/// Models whose logits tokens are drawn from: a vocabulary that one block reads, and one that takes three.
+///
+/// # Errors
+/// None in practice: a test makes them all.
+pub(super) fn draws() -> Result<Vec<Case>> {
+    let make = |name, vocab_size: usize| {
+        case(name, Part::Head, Form::Bf16, "Llama", json!({ "vocab_size": vocab_size }))
+    };
+    Ok(vec![make("draws from 500 tokens", 500)?, make("draws from 9001 tokens", 9001)?])
+}
+
 fn dense() -> Result<Vec<Case>> {
     let odd = json!({ "hidden_size": 72, "intermediate_size": 200, "head_dim": 18 });
     let forms = [

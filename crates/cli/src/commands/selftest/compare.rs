@@ -57,7 +57,7 @@ impl Distance {
         self.whole <= bound && self.row <= ROW_FACTOR * bound
     }
 
-    fn max(self, other: Distance) -> Distance {
+    pub(super) fn max(self, other: Distance) -> Distance {
         Distance { whole: self.whole.max(other.whole), row: self.row.max(other.row) }
     }
 }
