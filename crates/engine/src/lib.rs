@@ -15,6 +15,7 @@ mod answer;
 mod voice;
 mod step;
 mod engine;
+mod vocabulary;
 #[cfg(test)]
 mod simulation;
 
@@ -25,6 +26,7 @@ pub use generate::{Completion, FinishReason, GeneratedToken, Progress, Request, 
 pub use runner::{ModelRunner, Runner};
 pub use sampler::{ParamError, SamplingParams};
 pub use score::{Score, score};
+pub use vocabulary::vocabulary;
 
 /// Why a request cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,20 @@
 //! Nothing here reads a clock, a file or the network.
 
 mod spec;
+mod tool_format;
 mod vocabulary;
+mod schema;
+mod compile;
 mod grammar;
+mod matcher;
+mod closer;
+mod guard;
+mod failure;
+#[cfg(test)]
+mod testing;
 
-pub use grammar::{Grammar, Matcher};
+pub use grammar::Grammar;
+pub use matcher::Matcher;
 pub use spec::{Spec, Tool, ToolFormat};
 pub use vocabulary::{TokenText, Vocabulary};
 
@@ -29,6 +39,9 @@ pub enum GrammarError {
     /// The constraint grew beyond what is bounded.
     #[error("{0}")]
     TooLarge(String),
+    /// Tokens that no grammar can be written with.
+    #[error("the vocabulary: {0}")]
+    Vocabulary(String),
     /// The matcher broke: the answer cannot go on.
     #[error("the grammar failed: {0}")]
     Failed(String),

@@ -18,7 +18,7 @@ pub enum Spec {
     Regex(String),
     /// A text of a grammar in Lark's notation.
     Lark(String),
-    /// One of these texts.
+    /// One of these texts, none of them empty.
     Choice(Vec<String>),
     /// Calls of tools, or text where none is called.
     Tools {
@@ -28,7 +28,7 @@ pub enum Spec {
         format: ToolFormat,
         /// Whether a call must come (else text may come instead).
         required: bool,
-        /// Whether several calls may follow each other.
+        /// Whether several calls may follow each other. A format without marks around calls has but one in any case.
         parallel: bool,
     },
 }

@@ -1,5 +1,6 @@
 //! `tokenizer.json`: text to token ids and back.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::files::Files;
@@ -100,6 +101,17 @@ impl Tokenizer {
     /// Id of the token with exactly this text.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Tokens that were added to the vocabulary, by id: their text, and whether they are special.
+    pub(crate) fn added_tokens(&self) -> HashMap<u32, (String, bool)> {
+        let added = self.inner.get_added_tokens_decoder();
+        added.into_iter().map(|(id, token)| (id, (token.content, token.special))).collect()
+    }
+
+    /// What `tokenizer.json` says of decoding.
+    pub(crate) fn decoder_json(&self) -> Option<serde_json::Value> {
+        serde_json::to_value(self.inner.get_decoder()?).ok()
     }
 
     /// Text of a token as the vocabulary has it.
