@@ -31,6 +31,7 @@ cargo xtask <COMMAND>
   peers [openai]       every fixture through the binary, its artefacts through transformers + bitsandbytes, and a server
                        through OpenAI's Python client (the first time: about 1 GB of Python packages, into
                        target/peers and target/peers-openai); openai: the last alone, which takes little
+  page                 the web page of `halfbyte serve demo` in headless Chromium, if there is one (HALFBYTE_CHROMIUM)
   soak [--cases N] [--kills N] [--runs N]
                        property tests with N cases each (100000), `quantize` killed N times (100), N runs of
                        each fuzz target (1000000, if cargo-fuzz is installed); 0 leaves one out
@@ -60,6 +61,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["kernels", options @ ..] => kernels::kernels(&root, &kernels::Options::parse(options)?),
         ["peers"] => peers::peers(&root),
         ["peers", "openai"] => peers::client(&root),
+        ["page"] => peers::page(&root),
         ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),
         ["plot", input, output] => plot::plot(Path::new(input), Path::new(output)),
         [] | ["help" | "--help" | "-h"] => {

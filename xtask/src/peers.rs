@@ -55,6 +55,11 @@ fn check_client(root: &Path, halfbyte: &Path) -> Result<()> {
     run(Command::new(python).arg("fixtures/check_openai.py").arg(halfbyte))
 }
 
+/// The web page in headless Chromium; a line says so where there is none. Python's own library is enough.
+pub(crate) fn page(root: &Path) -> Result<()> {
+    run(Command::new("python3").arg("fixtures/check_page.py").arg(build(root)?))
+}
+
 impl Environment {
     fn folder(&self, root: &Path) -> PathBuf {
         let folder = || root.join("target").join(self.folder);

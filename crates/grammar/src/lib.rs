@@ -18,6 +18,7 @@ mod testing;
 
 pub use grammar::Grammar;
 pub use matcher::Matcher;
+pub use schema::example_to_schema;
 pub use spec::{Spec, Tool, ToolFormat};
 pub use vocabulary::{TokenText, Vocabulary};
 

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use engine::{Event, GeneratedToken, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use model::Chat;
+use model::{Chat, ChatTemplate};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -198,7 +198,7 @@ impl ClassifyRequest {
 
     fn encode(&self, served: &Served) -> Result<Prompts, ApiError> {
         let failed = |e: model::ModelError| ApiError::invalid("text".to_owned(), e.to_string());
-        let head = self.head(served).map_err(failed)?;
+        let head = self.head(served.template.as_ref()).map_err(failed)?;
         let encode = |text: &str| match &served.template {
             Some(_) => served.tokenizer.encode_chat(text),
             None => served.tokenizer.encode(text),
@@ -221,9 +221,9 @@ impl ClassifyRequest {
 
     /// The conversation up to where the answer begins. Templates may write something between the question and an answer that
     /// is there already, which the beginning of an answer to come has not: a space, an empty thought.
-    fn head(&self, served: &Served) -> model::Result<String> {
+    fn head(&self, template: Option<&ChatTemplate>) -> model::Result<String> {
         let message = self.message();
-        let Some(template) = &served.template else { return Ok(format!("{message}\n\nLabel: ")) };
+        let Some(template) = template else { return Ok(format!("{message}\n\nLabel: ")) };
         let question = json!({ "role": "user", "content": message });
         let answered = |label: &str| {
             let answer = json!({ "role": "assistant", "content": label });
@@ -309,6 +309,7 @@ fn softmax(scores: &[Score], temperature: f64) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::small_models::{self, TestServer};
 
     fn request(text: &str, labels: &[&str]) -> ClassifyRequest {
         let labels = labels.iter().map(|&label| label.to_owned()).collect();
@@ -354,5 +355,97 @@ mod tests {
             ClassifyRequest { temperature: Some(0.0), ..request("x", &["a", "b"]) },
             "temperature",
         );
+    }
+
+    /// Sums over the label's tokens, computed by one sequence alone, without cache and engine.
+    fn computed_directly(prompts: &Prompts) -> Vec<f64> {
+        let checkpoint = model::Checkpoint::open(&small_models::demo()).unwrap();
+        let mut runner = small_models::load(&checkpoint, 2048);
+        let mut sum = |tokens: &Vec<u32>| -> f64 {
+            let score = engine::score(&mut *runner, tokens, usize::MAX, |_| {
+                Ok::<(), engine::EngineError>(())
+            });
+            // The first token has no probability.
+            score.unwrap().logprobs[prompts.from - 1..].iter().map(|&l| f64::from(l)).sum()
+        };
+        prompts.labels.iter().map(&mut sum).collect()
+    }
+
+    #[tokio::test]
+    async fn the_engine_scores_labels_as_they_are_scored_alone() {
+        let server = TestServer::demo();
+        let labels = ["invoice", "credit_note", "bank statement", "\u{e9}t\u{e9}"];
+        let text = "Invoice 12 of 3 May 2026\nTotal 1,200.00 EUR";
+        let body = json!({ "text": text, "labels": labels });
+        let (status, answer) = server.json("/classify", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let prompts = request(text, &labels).encode(server.app.served().unwrap()).unwrap();
+        let direct = computed_directly(&prompts);
+        let scores = &answer["metadata"]["scores"];
+        let mut means = Vec::new();
+        for ((label, direct), tokens) in labels.iter().zip(direct).zip(&prompts.labels) {
+            let logprob = scores[label]["logprob"].as_f64().unwrap();
+            assert!((logprob - direct).abs() < 1e-3, "{label}: {logprob} {direct}");
+            let count = tokens.len() - prompts.from;
+            assert_eq!(scores[label]["tokens"], count);
+            means.push(direct / count as f64);
+        }
+        let sum: f64 = means.iter().map(|mean| mean.exp()).sum();
+        let probability = |label: &str| answer["probabilities"][label].as_f64().unwrap();
+        for (label, mean) in labels.iter().zip(&means) {
+            assert!((probability(label) - mean.exp() / sum).abs() < 1e-3, "{answer}");
+        }
+        let all: f64 = labels.iter().map(|label| probability(label)).sum();
+        assert!((all - 1.0).abs() < 1e-12, "{all}");
+        let best = labels.iter().max_by(|a, b| probability(a).total_cmp(&probability(b)));
+        assert_eq!(answer["label"], *best.unwrap());
+    }
+
+    #[tokio::test]
+    async fn many_labels_share_their_prompt() {
+        let server = TestServer::demo();
+        let labels: Vec<String> = (0..64).map(|i| format!("label {i}")).collect();
+        let body = json!({ "text": "words ".repeat(100), "labels": labels, "temperature": 0.5 });
+        let (status, answer) = server.json("/classify", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        let figure = |name: &str| answer["metadata"][name].as_u64().unwrap();
+        let (all, cached) = (figure("prompt_tokens"), figure("cached_tokens"));
+        assert!(cached * 10 > all * 7, "{cached} of {all} tokens were cached");
+        assert_eq!(server.app.served().unwrap().engine.stats().used_blocks, 0);
+    }
+
+    #[tokio::test]
+    async fn a_text_that_does_not_fit_is_not_cut() {
+        let server = TestServer::demo();
+        let body = json!({ "text": "words ".repeat(2000), "labels": ["a", "b"] });
+        let (status, answer) = server.json("/classify", &body).await;
+        assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("text")));
+        assert_eq!(answer["error"]["code"], "context_length_exceeded");
+    }
+
+    /// What stands between question and answer is the template's, and belongs to no label.
+    #[test]
+    fn an_answer_begins_where_the_template_lets_it_begin() {
+        let thought = "<|im_start|>assistant\n<think>\n\n</think>\n\n";
+        for (model, end) in [("mixtral-bf16", "[/INST] "), ("qwen3-bf16", thought)] {
+            let checkpoint = model::Checkpoint::open(&small_models::random(model)).unwrap();
+            let template = ChatTemplate::load(checkpoint.files()).unwrap();
+            let head = request("A text", &["yes", "no"]).head(template.as_ref()).unwrap();
+            assert!(head.ends_with(end), "{head:?}");
+        }
+        let head = request("A text", &["yes", "no"]).head(None).unwrap();
+        assert!(head.ends_with("A text\n\nLabel: "), "{head:?}");
+    }
+
+    #[tokio::test]
+    async fn the_tokens_that_count_are_the_labels() {
+        let server = TestServer::random("mixtral-bf16", crate::Stages::load(None).unwrap());
+        let served = server.app.served().unwrap();
+        let labels = ["yes", "no", "\u{e9}t\u{e9}"];
+        let prompts = request("A text", &labels).encode(served).unwrap();
+        for (tokens, label) in prompts.labels.iter().zip(labels) {
+            let text = served.tokenizer.decode(&tokens[prompts.from..], false).unwrap();
+            assert_eq!(text.trim(), label);
+        }
     }
 }

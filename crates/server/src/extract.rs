@@ -47,16 +47,49 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 /// 400 for what is no JSON or has another form.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let param = (path != ".").then_some(path);
-        let code = if error.inner().is_data() { "invalid_value" } else { "invalid_json" };
-        ApiError::invalid(param, format!("cannot read the body: {}", error.inner())).with_code(code)
-    })?;
+    let value = serde_path_to_error::deserialize(&mut json)
+        .map_err(|error| refuse(&error.path().to_string(), error.inner()))?;
     let trailing = |error| ApiError::invalid(None, format!("cannot read the body: {error}"));
     json.end().map_err(|error| trailing(error).with_code("invalid_json"))?;
     Ok(value)
 }
+
+/// What is wrong with a body, at a dotted path.
+fn refuse(path: &str, error: &serde_json::Error) -> ApiError {
+    let param = (path != ".").then(|| path.to_owned());
+    let text = error.to_string();
+    if !error.is_data() {
+        let message = format!("cannot read the body: {text}");
+        return ApiError::invalid(param, message).with_code("invalid_json");
+    }
+    // Where in the body helps nobody whose program wrote it; the field does.
+    let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+    if text.starts_with("unknown field") {
+        return ApiError::invalid(param, text).with_code("unknown_parameter");
+    }
+    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        let name = param.map_or_else(|| name.to_owned(), |parent| format!("{parent}.{name}"));
+        return ApiError::invalid(name, text).with_code("missing_parameter");
+    }
+    let plain = PLAIN.iter().fold(text.to_owned(), |text, (ours, theirs)| {
+        text.replace(&format!("expected {ours}"), &format!("expected {theirs}"))
+    });
+    let message = param.iter().fold(plain, |text, param| format!("{param}: {text}"));
+    ApiError::invalid(param, message).with_code("invalid_value")
+}
+
+/// Types as people call them, where serde says what Rust calls them.
+const PLAIN: [(&str, &str); 9] = [
+    ("f32", "a number"),
+    ("f64", "a number"),
+    ("usize", "a whole number from 0 on"),
+    ("u64", "a whole number from 0 on"),
+    ("u32", "a whole number from 0 on"),
+    ("u8", "a whole number from 0 to 255"),
+    ("i64", "a whole number"),
+    ("i32", "a whole number"),
+    ("a boolean", "true or false"),
+];
 
 /// `application/json`, or another type that ends in `+json`; parameters aside.
 fn is_json(headers: &HeaderMap) -> bool {
@@ -87,8 +120,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         check(r#"{"sizes": [1, "2"]}"#, Some("sizes[1]"), "invalid_value");
-        check(r#"{"sizes": [], "more": 1}"#, Some("more"), "invalid_value");
-        check("{}", None, "invalid_value");
+        check(r#"{"sizes": [], "more": 1}"#, Some("more"), "unknown_parameter");
+        check("{}", Some("sizes"), "missing_parameter");
         check(r#"{"sizes": [1"#, Some("sizes"), "invalid_json");
         check(r#"{"sizes": []} x"#, None, "invalid_json");
         check("", None, "invalid_json");

@@ -29,6 +29,8 @@ mod page;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
+mod small_models;
+#[cfg(test)]
 mod tests;
 
 pub use app::{App, MemoryPlan, Served};

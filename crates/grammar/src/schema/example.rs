@@ -17,7 +17,7 @@ use crate::GrammarError;
 const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "null", "object", "array"];
 
 /// The schema that an example stands for; `None` if it is a schema already.
-pub(super) fn to_schema(document: &Value) -> Result<Option<Value>, GrammarError> {
+pub fn to_schema(document: &Value) -> Result<Option<Value>, GrammarError> {
     match document {
         Value::Array(_) => convert(document, "#", 0).map(Some),
         Value::Object(fields) if is_example(fields)? => convert(document, "#", 0).map(Some),

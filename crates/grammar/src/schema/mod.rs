@@ -22,6 +22,8 @@ mod write;
 
 use serde_json::{Value, json};
 
+pub use example::to_schema as example_to_schema;
+
 use crate::{GrammarError, Tool};
 use node::{Additional, Array, Node, Object};
 use read::Reader;

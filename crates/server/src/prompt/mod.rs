@@ -6,6 +6,8 @@ mod stage;
 mod template;
 mod schema;
 mod answer;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;

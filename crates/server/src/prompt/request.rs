@@ -89,7 +89,7 @@ impl PromptRequest {
     /// 400 that names the field.
     pub(crate) fn prepare(self, served: &Served, stages: &Stages) -> Result<Prepared, ApiError> {
         if self.prompt.is_empty() {
-            return Err(ApiError::invalid("prompt".to_owned(), "prompt is empty; say something"));
+            return Err(invalid("prompt", "prompt is empty; say something"));
         }
         let context = self.context.as_ref().cloned().unwrap_or_default();
         check_count(&context)?;
@@ -99,12 +99,12 @@ impl PromptRequest {
         let text = match stage {
             Some(stage) => stage
                 .render(&self.prompt, &context, schema.as_ref())
-                .map_err(|reason| ApiError::invalid("context".to_owned(), reason))?,
+                .map_err(|reason| invalid("context", reason))?,
             None => self.prompt.clone(),
         };
         let raw = self.raw.unwrap_or(false);
         let prompt = if raw { served.tokenizer.encode(&text) } else { encode_chat(served, &text) };
-        let prompt = prompt.map_err(|e| ApiError::invalid("prompt".to_owned(), e.to_string()))?;
+        let prompt = prompt.map_err(|error| invalid("prompt", error.to_string()))?;
         let max_tokens = self.max_tokens(stage, prompt.len(), served.context)?;
         let request = engine::Request {
             prompt,
@@ -130,19 +130,22 @@ impl PromptRequest {
         let Some(stage) = stage else { return Ok(self.schema.clone()) };
         match (&self.schema, &stage.schema, &stage.schema_at) {
             (None, whole, _) => Ok(whole.clone()),
-            (Some(part), Some(whole), Some(at)) => Ok(Some(schema::place(whole, at, part))),
+            (Some(part), Some(whole), Some(at)) => {
+                let refused = |error| schema_error(&error, None);
+                let converted = grammar::example_to_schema(part).map_err(refused)?;
+                Ok(Some(schema::place(whole, at, converted.as_ref().unwrap_or(part))))
+            }
             (Some(_), ..) => {
                 let message = format!(
                     "the stage `{}` has a schema of its own, without a place for another; leave `schema` out, or the stage",
                     stage.name
                 );
-                Err(ApiError::invalid("schema".to_owned(), message))
+                Err(invalid("schema", message))
             }
         }
     }
 
     fn stop_strings(&self, stage: Option<&Stage>, json: bool) -> Result<Vec<String>, ApiError> {
-        let invalid = |message: String| Err(ApiError::invalid("stop".to_owned(), message));
         let stop = match (&self.stop, stage) {
             (Some(Stop::One(text)), _) => vec![text.clone()],
             (Some(Stop::Many(texts)), _) => texts.clone(),
@@ -151,15 +154,14 @@ impl PromptRequest {
         };
         let (count, len) = MAX_STOP;
         if stop.len() > count {
-            return invalid(format!("stop has {} texts, more than {count}", stop.len()));
+            return Err(invalid("stop", format!("stop has {} texts, more than {count}", stop.len())));
         }
         if stop.iter().any(|text| text.is_empty() || text.len() > len) {
-            return invalid(format!("a text of stop is empty or longer than {len} bytes"));
+            return Err(invalid("stop", format!("a text of stop is empty or longer than {len} bytes")));
         }
         if json && !stop.is_empty() {
-            return invalid(
-                "stop would break an answer that has to fit a schema; leave it out".into(),
-            );
+            let message = "stop would break an answer that has to fit a schema; leave it out";
+            return Err(invalid("stop", message));
         }
         Ok(stop)
     }
@@ -180,7 +182,7 @@ impl PromptRequest {
         }
         if self.max_tokens == Some(0) {
             let message = "max_tokens is 0, but must be at least 1";
-            return Err(ApiError::invalid("max_tokens".to_owned(), message));
+            return Err(invalid("max_tokens", message));
         }
         let asked = self.max_tokens.or(stage.and_then(|stage| stage.max_tokens));
         Ok(asked.unwrap_or(usize::MAX).min(context - prompt))
@@ -207,6 +209,11 @@ impl PromptRequest {
     }
 }
 
+/// A field whose value makes no sense.
+fn invalid(param: &str, message: impl Into<String>) -> ApiError {
+    ApiError::invalid(param.to_owned(), message).with_code("invalid_value")
+}
+
 /// The stage that a request names, with all that it needs.
 fn find<'a>(context: &Context, stages: &'a Stages) -> Result<Option<&'a Stage>, ApiError> {
     let Some(name) = &context.stage else { return Ok(None) };
@@ -228,7 +235,7 @@ fn check_count(context: &Context) -> Result<(), ApiError> {
     match (context.action_count, &context.actions) {
         (Some(count), Some(actions)) if count != actions.len() => {
             let message = format!("action_count is {count}, but actions has {}", actions.len());
-            Err(ApiError::invalid("context.action_count".to_owned(), message))
+            Err(invalid("context.action_count", message))
         }
         _ => Ok(()),
     }
@@ -245,13 +252,17 @@ pub(crate) fn encode_chat(served: &Served, text: &str) -> model::Result<Vec<u32>
 impl Prepared {
     /// What is wrong with the schema, in the words and places of the one who sent it.
     pub(crate) fn schema_error(&self, error: &GrammarError) -> ApiError {
-        let message = match (error, &self.schema_at) {
-            (GrammarError::Failed(_), _) => return ApiError::internal(error.to_string()),
-            (GrammarError::Schema { path, reason }, Some(at)) => {
-                format!("schema: {}: {reason}", schema::place_in_part(path, at))
-            }
-            (error, _) => format!("schema: {error}"),
-        };
-        ApiError::invalid("schema".to_owned(), message).with_code("unsupported_schema")
+        schema_error(error, self.schema_at.as_deref())
     }
+}
+
+fn schema_error(error: &GrammarError, at: Option<&str>) -> ApiError {
+    let message = match (error, at) {
+        (GrammarError::Failed(_), _) => return ApiError::internal(error.to_string()),
+        (GrammarError::Schema { path, reason }, Some(at)) => {
+            format!("schema: {}: {reason}", schema::place_in_part(path, at))
+        }
+        (error, _) => format!("schema: {error}"),
+    };
+    ApiError::invalid("schema".to_owned(), message).with_code("unsupported_schema")
 }
