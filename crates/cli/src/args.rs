@@ -10,7 +10,9 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use quant::{QuantConfig, QuantType};
 
 use crate::build;
-use crate::commands::{bench, chat, completions, demo, doctor, prompt, quantize, score, selftest};
+use crate::commands::{
+    bench, chat, completions, demo, doctor, prompt, quantize, score, selftest, serve,
+};
 use crate::output::{self, CliError};
 
 const EXIT_CODES: &str = "\
@@ -44,6 +46,8 @@ pub(crate) enum Command {
     Prompt(prompt::PromptArgs),
     /// Talk with a model
     Chat(chat::ChatArgs),
+    /// Serve a model over HTTP: the OpenAI API and more
+    Serve(Box<serve::ServeArgs>),
     /// Write a 4-bit checkpoint from a 16-bit one
     Quantize(quantize::QuantizeArgs),
     /// Say how probable a model finds a text, token by token
@@ -64,6 +68,7 @@ impl Command {
         match self {
             Command::Demo(args) => args.json,
             Command::Prompt(args) => args.json,
+            Command::Serve(args) => args.json,
             Command::Quantize(args) => args.json,
             Command::Score(args) => args.json,
             Command::Bench(args) => args.json,
@@ -100,8 +105,36 @@ pub(crate) fn parse() -> Result<Cli> {
     })
 }
 
+/// A number of bytes: `8GB`, `512MiB`, `4194304`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteSize(pub(crate) u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let factor: Option<u64> = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => Some(1),
+            "kb" => Some(1000),
+            "mb" => Some(1_000_000),
+            "gb" => Some(1_000_000_000),
+            "kib" => Some(1 << 10),
+            "mib" => Some(1 << 20),
+            "gib" => Some(1 << 30),
+            _ => None,
+        };
+        let bytes = number.parse().ok().zip(factor).and_then(|(n, f): (u64, u64)| n.checked_mul(f));
+        bytes
+            .filter(|bytes| *bytes > 0)
+            .map(ByteSize)
+            .ok_or_else(|| format!("`{text}` is not a number of bytes, as 8GB, 512MiB or 4194304"))
+    }
+}
+
 /// Where models are looked for.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct PlaceArgs {
     /// Directory of models, as ORG/NAME
     #[arg(long, value_name = "DIR", env = "HALFBYTE_MODEL_DIR")]
@@ -109,7 +142,7 @@ pub(crate) struct PlaceArgs {
 }
 
 /// What a model runs on.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct DeviceArgs {
     /// Device: auto takes a GPU if there is one
     #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
@@ -158,7 +191,7 @@ impl FromStr for DeviceChoice {
 }
 
 /// How matrix products are computed on the CPU.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct PrecisionArgs {
     /// Type of the activations in matrix products on the CPU
     #[arg(long, value_enum, default_value_t = PrecisionChoice::Int8)]
@@ -175,7 +208,7 @@ pub(crate) enum PrecisionChoice {
 }
 
 /// Room for tokens.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ContextArgs {
     /// Most tokens of prompt and answer [default: what the model was made for, at most 32768, and fits]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -183,7 +216,7 @@ pub(crate) struct ContextArgs {
 }
 
 /// How a 16-bit checkpoint is quantized while it is loaded.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct LoadArgs {
     /// Quantize a 16-bit checkpoint while loading it (see also the command `quantize`)
     #[arg(long, value_enum, value_name = "TYPE")]
@@ -193,7 +226,7 @@ pub(crate) struct LoadArgs {
 }
 
 /// Which modules are quantized.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RuleArgs {
     /// Module to leave unquantized, by name or its end, as `mlp.gate`; may be repeated
     #[arg(long, value_name = "NAME")]

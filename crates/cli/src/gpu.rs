@@ -62,7 +62,8 @@ impl Gpu {
         Ok(total.saturating_sub(free))
     }
 
-    fn memory(&self) -> Result<(u64, u64)> {
+    /// Bytes that the driver would give now, and bytes of the card.
+    pub(crate) fn memory(&self) -> Result<(u64, u64)> {
         let context = driver::Context::new(self.info.ordinal).map_err(device_error)?;
         Ok(context.mem_info().map_err(device_error)?)
     }
@@ -139,7 +140,7 @@ pub(crate) fn context_that_fits(
 }
 
 /// The plan as a sum.
-fn sum(plan: &MemoryPlan, context: usize) -> String {
+pub(crate) fn sum(plan: &MemoryPlan, context: usize) -> String {
     format!(
         "weights {} + keys and values {} ({context} tokens) + workspace {} = {}",
         gb(plan.weights as u64),
@@ -162,6 +163,7 @@ pub(crate) fn load(
     config: &Config,
     weights: ModelWeights,
     options: &LoadOptions,
+    mut on_layer: impl FnMut(usize),
 ) -> Result<Runner<Cuda>> {
     let LoadOptions { context, limits, random_weights } = *options;
     let plan = plan(config, &weights, context, limits, gpu.fp8_kv)?;
@@ -170,7 +172,10 @@ pub(crate) fn load(
     let bar = progress::count("loading", config.num_hidden_layers as u64);
     let options = Options { ordinal: gpu.info.ordinal, limits, fp8_kv: gpu.fp8_kv, random_weights };
     let cuda = Cuda::new(options, &plan).map_err(device_error)?;
-    let model = Transformer::load(config, weights, &cuda, |done| bar.set_position(done as u64))?;
+    let model = Transformer::load(config, weights, &cuda, |done| {
+        bar.set_position(done as u64);
+        on_layer(done);
+    })?;
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     output::note(&format!(

@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod gpu;
 mod models;
+mod pool;
 mod embedded;
 mod memory;
 mod generation;

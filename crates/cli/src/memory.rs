@@ -52,7 +52,8 @@ impl Needs {
         Needs::new(config, sizes.sum())
     }
 
-    fn fixed(&self) -> u64 {
+    /// All but keys and values.
+    pub(crate) fn fixed(&self) -> u64 {
         self.weights + self.activations
     }
 

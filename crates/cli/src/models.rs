@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
-use backend::Cpu;
+use backend::{Cpu, StepLimits};
 use engine::{Engine, EngineConfig, ModelRunner, Runner};
 use model::locate::Places;
 use model::{
@@ -18,10 +18,11 @@ use crate::device::Device;
 use crate::gpu::{self, LoadOptions};
 use crate::memory::{self, Needs};
 use crate::output::{self, CliError};
+use crate::pool::{self, Pool, PoolArgs};
 use crate::{embedded, progress};
 
 /// Longest context that is taken unasked, in tokens.
-const DEFAULT_CONTEXT_MAX: usize = 32_768;
+pub(crate) const DEFAULT_CONTEXT_MAX: usize = 32_768;
 
 /// Opens a checkpoint by the name that a command was given.
 pub(crate) fn open(model: &str, places: &PlaceArgs) -> Result<Checkpoint> {
@@ -36,7 +37,7 @@ pub(crate) fn open(model: &str, places: &PlaceArgs) -> Result<Checkpoint> {
 pub(crate) struct TextSide {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) generation: GenerationConfig,
-    template: Option<ChatTemplate>,
+    pub(crate) template: Option<ChatTemplate>,
 }
 
 impl TextSide {
@@ -85,8 +86,8 @@ pub(crate) struct Ready<'a> {
     device: Device,
     /// Tokens of context.
     pub(crate) context: usize,
-    /// Rows of a step whose logits may be asked for.
-    rows: usize,
+    /// How much a step holds.
+    limits: StepLimits,
     /// On a GPU, where they are mapped before the plan is made.
     weights: Option<ModelWeights>,
 }
@@ -108,17 +109,42 @@ pub(crate) fn ready<'a>(
         return Err(CliError::bad_input("context", message).into());
     }
     let wanted = asked.unwrap_or_else(|| made_for.min(DEFAULT_CONTEXT_MAX));
-    let (context, weights) = match &device {
-        Device::Cpu(_) => (cpu_context(checkpoint, load, wanted, asked.is_some())?, None),
+    let (context, limits, weights) = match &device {
+        Device::Cpu(_) => {
+            (cpu_context(checkpoint, load, wanted, asked.is_some())?, Cpu::LIMITS, None)
+        }
         Device::Gpu(gpu) => {
             let config = checkpoint.config();
             let weights = ModelWeights::load(checkpoint, &policy(load), |_| {})?;
             let is_asked = asked.is_some();
             let context = gpu::context_that_fits(config, &weights, wanted, is_asked, rows, gpu)?;
-            (context, Some(weights))
+            (context, gpu::limits(context, rows), Some(weights))
         }
     };
-    Ok(Ready { checkpoint, load, device, context, rows, weights })
+    Ok(Ready { checkpoint, load, device, context, limits, weights })
+}
+
+/// The same for many sequences at once, with a cache of as many tokens as there is room for.
+pub(crate) fn ready_to_share<'a>(
+    checkpoint: &'a Checkpoint,
+    load: &'a LoadArgs,
+    asked: &ContextArgs,
+    args: &PoolArgs,
+    device: Device,
+) -> Result<(Ready<'a>, Pool)> {
+    let (pool, weights) = match &device {
+        Device::Cpu(_) => {
+            let needs = Needs::of_checkpoint(checkpoint, policy(load).quant);
+            (pool::on_cpu(checkpoint, needs, asked.context, args)?, None)
+        }
+        Device::Gpu(gpu) => {
+            let weights = ModelWeights::load(checkpoint, &policy(load), |_| {})?;
+            let config = checkpoint.config();
+            (pool::on_gpu(config, &weights, asked.context, args, gpu)?, Some(weights))
+        }
+    };
+    let Pool { tokens: context, limits, .. } = pool;
+    Ok((Ready { checkpoint, load, device, context, limits, weights }, pool))
 }
 
 fn cpu_context(
@@ -159,16 +185,29 @@ impl Ready<'_> {
     /// Loads the weights and makes room for the context.
     pub(crate) fn load(self) -> Result<Loaded> {
         let start = Instant::now();
+        let runner = self.load_runner(|_, _| {})?;
+        Ok(Loaded { runner, load_seconds: start.elapsed().as_secs_f64() })
+    }
+
+    /// The same; `on_layer` is told how many layers are done, of how many.
+    pub(crate) fn load_runner(
+        self,
+        on_layer: impl Fn(usize, usize),
+    ) -> Result<Box<dyn ModelRunner>> {
         let config = self.checkpoint.config();
-        let runner: Box<dyn ModelRunner> = match self.device {
+        let layers = config.num_hidden_layers;
+        Ok(match self.device {
             Device::Cpu(cpu) => {
                 // Each layer counts twice: read (and quantized), then handed to the device.
-                let bar = progress::count("loading", 2 * config.num_hidden_layers as u64);
+                let bar = progress::count("loading", 2 * layers as u64);
                 let weights =
                     ModelWeights::load(self.checkpoint, &policy(self.load), |_| bar.inc(1))?;
-                let model = Transformer::load(config, weights, &cpu, |_| bar.inc(1))?;
+                let model = Transformer::load(config, weights, &cpu, |done| {
+                    bar.inc(1);
+                    on_layer(done, layers);
+                })?;
                 bar.finish_and_clear();
-                Box::new(Runner::new(cpu, model, self.context, Cpu::LIMITS)?)
+                Box::new(Runner::new(cpu, model, self.context, self.limits)?)
             }
             Device::Gpu(gpu) => {
                 let weights = match self.weights {
@@ -177,12 +216,12 @@ impl Ready<'_> {
                 };
                 let options = LoadOptions {
                     context: self.context,
-                    limits: gpu::limits(self.context, self.rows),
+                    limits: self.limits,
                     random_weights: None,
                 };
-                Box::new(gpu::load(&gpu, config, weights, &options)?)
+                let on_layer = |done| on_layer(done, layers);
+                Box::new(gpu::load(&gpu, config, weights, &options, on_layer)?)
             }
-        };
-        Ok(Loaded { runner, load_seconds: start.elapsed().as_secs_f64() })
+        })
     }
 }

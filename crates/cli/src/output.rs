@@ -145,6 +145,13 @@ impl Verdict {
     }
 }
 
+static LOG: AtomicBool = AtomicBool::new(false);
+
+/// From here on, what is said to people goes into the log.
+pub(crate) fn set_log() {
+    LOG.store(true, Ordering::Relaxed);
+}
+
 static JSON: AtomicBool = AtomicBool::new(false);
 
 /// Whether errors are to be reported on stdout as JSON, too.
@@ -185,6 +192,7 @@ fn report(error: &Error) -> ExitCode {
             return ExitCode::from(verdict.exit_code);
         }
         _ if verdict.exit_code == 0 => return ExitCode::SUCCESS,
+        _ if LOG.load(Ordering::Relaxed) => tracing::error!("{}", one_line(&error.to_string())),
         _ => note(&format!("error: {}", one_line(&error.to_string()))),
     }
     if JSON.load(Ordering::Relaxed) {
@@ -210,6 +218,10 @@ pub(crate) fn print_json(value: &Value) -> Result<(), CliError> {
 
 /// Writes a line to stderr: what a person may want to know, no part of the result.
 pub(crate) fn note(line: &str) {
+    if LOG.load(Ordering::Relaxed) {
+        tracing::info!("{line}");
+        return;
+    }
     // Should stderr be closed, there is nobody to tell.
     let _ = writeln!(io::stderr(), "{line}");
 }

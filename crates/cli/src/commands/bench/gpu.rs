@@ -47,7 +47,7 @@ pub(super) fn run(args: &BenchArgs, gpu: &Gpu, source: &Source) -> Result<()> {
         limits: sizes.limits(),
         random_weights: matches!(source, Source::Shape { .. }).then_some(1),
     };
-    let mut runner = gpu::load(gpu, config, weights, &options)?;
+    let mut runner = gpu::load(gpu, config, weights, &options, |_| {})?;
     let (arena, _) = runner.backend_mut().memory();
     let load_seconds = start.elapsed().as_secs_f64();
     let used = free.saturating_sub(gpu.free_memory()?);
