@@ -171,10 +171,12 @@ pub(crate) fn guard(program: impl FnOnce() -> Result<()> + panic::UnwindSafe) ->
         let message = format!("internal error, please report it with this line: {what} ({build})");
         Err(CliError::Failed(message).into())
     });
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
-    }
+    };
+    server::flush_log();
+    code
 }
 
 fn report(error: &Error) -> ExitCode {

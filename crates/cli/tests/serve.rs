@@ -18,6 +18,8 @@ struct Server {
     child: Child,
     address: String,
     stdout: BufReader<std::process::ChildStdout>,
+    /// What it writes to stderr, as it comes: a pipe that nobody reads fills up.
+    stderr: Option<thread::JoinHandle<String>>,
 }
 
 impl Server {
@@ -31,11 +33,17 @@ impl Server {
         command.envs(env.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut pipe = child.stderr.take().unwrap();
+        let stderr = thread::spawn(move || {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).unwrap();
+            text
+        });
         let listening = read_json(&mut stdout);
         assert_eq!(listening["event"], "listening");
         let url = listening["url"].as_str().unwrap();
         let address = url.strip_prefix("http://").unwrap().to_owned();
-        Server { child, address, stdout }
+        Server { child, address, stdout, stderr: Some(stderr) }
     }
 
     fn wait_until_ready(&mut self) -> Value {
@@ -73,8 +81,7 @@ impl Server {
 
     /// Waits for the end; its exit code, and what it wrote to stderr.
     fn end(mut self) -> (i32, String) {
-        let mut stderr = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        let stderr = self.stderr.take().unwrap().join().unwrap();
         (self.child.wait().unwrap().code().unwrap(), stderr)
     }
 }
@@ -128,6 +135,99 @@ fn under_load_sigterm_lets_every_stream_end() {
     let (code, stderr) = server.end();
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("draining") && stderr.contains("ended"), "{stderr}");
+}
+
+/// A figure of `/metrics`; 0 where there is none.
+fn figure(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.trim().parse::<f64>().unwrap() as u64)
+}
+
+/// Open files of a process, and its resident memory in bytes.
+fn held(pid: u32) -> (usize, u64) {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = rss.trim().strip_suffix("kB").unwrap().trim().parse().unwrap();
+    (files, kib * 1024)
+}
+
+/// A client of some kind; the fifth of them is a good one.
+fn visit(server: &Server, kind: usize) {
+    let mut byte = [0; 1];
+    match kind % 5 {
+        // Vanishes in mid-stream.
+        0 => drop((server.open("POST /prompt", "", &prompt(500, true)).read(&mut byte), byte)),
+        // Vanishes before the answer.
+        1 => drop(server.open("POST /prompt", "", &prompt(500, false))),
+        // Talks no HTTP.
+        2 => {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            // The server may have had enough before all is written.
+            let _ = stream.write_all(b"\x16\x03\x01 no http\r\n\r\n");
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+        // Sends a body slowly, and gives up.
+        3 => {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            let head = "POST /prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n";
+            for piece in [head, "{", "\"prompt\"", ":"] {
+                stream.write_all(piece.as_bytes()).unwrap();
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        _ => {
+            let answer = server.ask("POST /prompt", "", &prompt(4, true));
+            assert!(answer.contains("event: result") || answer.contains(" 429 "), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn clients_of_all_kinds_leave_nothing_behind() {
+    // `cargo xtask soak` asks for more.
+    let count = if std::env::var_os("HALFBYTE_SOAK").is_some() { 2000 } else { 200 };
+    let mut server = Server::start(&["--max-num-seqs", "16"], &[]);
+    server.wait_until_ready();
+    let pid = server.child.id();
+    let wave = |server: &Server, from: usize, to: usize| {
+        thread::scope(|scope| {
+            for worker in 0..20 {
+                scope.spawn(move || (from + worker..to).step_by(20).for_each(|i| visit(server, i)));
+            }
+        });
+    };
+    let until_idle = |server: &Server| {
+        let start = Instant::now();
+        loop {
+            let metrics = server.ask("GET /metrics", "", "");
+            let held: u64 = ["halfbyte_requests_waiting", "halfbyte_requests_running"]
+                .map(|name| figure(&metrics, name))
+                .iter()
+                .sum();
+            let used = figure(&metrics, "halfbyte_kv_blocks{state=\"used\"}");
+            // This one asks.
+            let connections = figure(&metrics, "halfbyte_connections");
+            if held + used == 0 && connections <= 1 {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{metrics}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // What grows once, as buffers and threads do, grows now.
+    wave(&server, 0, 100);
+    until_idle(&server);
+    let before = held(pid);
+    wave(&server, 100, 100 + count);
+    until_idle(&server);
+    let after = held(pid);
+    assert!(after.0 <= before.0 + 1, "open files: {before:?}, then {after:?}");
+    assert!(after.1 <= before.1 + (32 << 20), "memory: {before:?}, then {after:?}");
+    server.signal("-TERM");
+    let (code, stderr) = server.end();
+    assert_eq!(code, 0, "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Server {
         let address = SocketAddr::new(host.0, port);
         let refused = |source| BindError::Io { address, source };
         // Handlers only pass things on; the cores belong to the engine.
-        let threads = thread::available_parallelism().map_or(1, |n| n.get().div_ceil(4).min(4));
+        let threads = thread::available_parallelism().map_or(2, |n| (n.get() / 4).clamp(2, 4));
         let mut builder = runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(threads).enable_all().build().map_err(refused)?;
         let listener = runtime.block_on(async { listen(address) }).map_err(refused)?;

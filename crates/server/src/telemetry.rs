@@ -1,8 +1,8 @@
-//! The log, and the export of spans to an OpenTelemetry collector by those who ask for it.
+//! Spans of requests, for those who ask that an OpenTelemetry collector gets them.
 
 use std::fmt;
 use std::future::{Future, ready};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::pin::Pin;
 use std::str::FromStr;
@@ -20,7 +20,6 @@ use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
-use tracing_subscriber::EnvFilter;
 
 use crate::record::Figures;
 
@@ -29,33 +28,6 @@ const SEND_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes of a collector's answer that are read.
 const ANSWER_BYTES: u64 = 64 << 10;
-
-/// Forms of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Lines for people.
-    Text,
-    /// A JSON object on each line.
-    Json,
-}
-
-/// Sends the log to stderr from here on. `filter` is a list of `target=level`, or a level; `info` if it is empty.
-///
-/// # Errors
-/// In words: if the filter makes no sense, or there is a log already.
-pub fn log(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = if filter.is_empty() { "info" } else { filter };
-    let filter = EnvFilter::try_new(filter).map_err(|e| format!("log filter `{filter}`: {e}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false);
-    let done = match format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-    };
-    done.map_err(|e| e.to_string())
-}
 
 /// Where a collector takes OTLP over HTTP: `http://127.0.0.1:4318`.
 #[derive(Debug, Clone, PartialEq, Eq)]
