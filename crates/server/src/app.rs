@@ -13,6 +13,7 @@ use crate::grammars::Grammars;
 use crate::health::Health;
 use crate::limits::InFlight;
 use crate::metrics::Metrics;
+use crate::openai::TokenTexts;
 use crate::telemetry::Spans;
 use crate::{ApiError, Config, EngineHandle, Stages};
 
@@ -79,6 +80,7 @@ struct Inner {
     /// Room for bodies, a permit for each KiB.
     body_room: Arc<Semaphore>,
     grammars: Grammars,
+    token_texts: OnceLock<Arc<TokenTexts>>,
     served: OnceLock<Arc<Served>>,
 }
 
@@ -99,6 +101,7 @@ impl App {
             health: Health::new(),
             metrics: Arc::new(Metrics::new()),
             grammars: Grammars::default(),
+            token_texts: OnceLock::new(),
             served: OnceLock::new(),
         };
         Ok(App { inner: Arc::new(inner) })
@@ -167,6 +170,18 @@ impl App {
     /// Constraints that were compiled before.
     pub(crate) fn grammars(&self) -> &Grammars {
         &self.inner.grammars
+    }
+
+    /// Texts of the model's tokens, read when first asked for.
+    ///
+    /// # Errors
+    /// 500 for a tokenizer that cannot tell them.
+    pub(crate) fn token_texts(&self, served: &Served) -> Result<Arc<TokenTexts>, ApiError> {
+        if let Some(texts) = self.inner.token_texts.get() {
+            return Ok(Arc::clone(texts));
+        }
+        let texts = Arc::new(TokenTexts::new(&served.tokenizer)?);
+        Ok(Arc::clone(self.inner.token_texts.get_or_init(|| texts)))
     }
 
     pub(crate) fn health(&self) -> &Health {

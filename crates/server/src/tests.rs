@@ -440,8 +440,12 @@ fn collect_references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
 async fn overhead_of_128_streams() {
     const STREAMS: usize = 128;
     const TOKENS: usize = 2000;
-    let engine =
-        Scripted { slots: STREAMS, max_waiting: STREAMS, step_time: Duration::ZERO, ..Scripted::default() };
+    let engine = Scripted {
+        slots: STREAMS,
+        max_waiting: STREAMS,
+        step_time: Duration::ZERO,
+        ..Scripted::default()
+    };
     let server = TestServer::start(config(), engine).await;
     let start = std::time::Instant::now();
     let long = stream(TOKENS);

@@ -424,28 +424,6 @@ mod tests {
 
     use expect_test::{Expect, expect};
 
-    fn hermes() -> ToolFormat {
-        ToolFormat {
-            begin: "<tool_call>\n".to_owned(),
-            end: "\n</tool_call>".to_owned(),
-            arguments_key: "arguments".to_owned(),
-            list: false,
-        }
-    }
-
-    fn mistral() -> ToolFormat {
-        ToolFormat { begin: "[TOOL_CALLS]".to_owned(), end: String::new(), list: true, ..hermes() }
-    }
-
-    fn llama() -> ToolFormat {
-        ToolFormat {
-            begin: String::new(),
-            end: String::new(),
-            arguments_key: "parameters".to_owned(),
-            list: false,
-        }
-    }
-
     /// What comes of an answer in pieces of `size` characters: texts and arguments joined.
     fn pieces(format: &ToolFormat, answer: &str, size: usize) -> String {
         let names = vec!["add".to_owned(), "now".to_owned()];
@@ -482,18 +460,18 @@ mod tests {
     #[test]
     fn hermes_calls() {
         check(
-            &hermes(),
+            &ToolFormat::hermes(),
             "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": [1, {\"b\": \"}\\\"\"}]}}\n</tool_call>",
             &expect![[r#"|call 0 add {"a": [1, {"b": "}\""}]}"#]],
         );
         check(
-            &hermes(),
+            &ToolFormat::hermes(),
             "<tool_call>\n{\"name\": \"add\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\":\"now\",\"arguments\":{\"z\":1}}\n</tool_call>",
             &expect![[r#"|call 0 add {}|call 1 now {"z":1}"#]],
         );
-        check(&hermes(), "Just text, a < b.", &expect!["|text Just text, a < b."]);
+        check(&ToolFormat::hermes(), "Just text, a < b.", &expect!["|text Just text, a < b."]);
         check(
-            &hermes(),
+            &ToolFormat::hermes(),
             "I look.\n<tool_call>{\"arguments\": {\"a\": 1}, \"name\": \"add\"}</tool_call> Done.",
             &expect![[r#"|text I look.
 |call 0 add {"a":1}|text Done."#]],
@@ -502,9 +480,9 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_a_call_is_text() {
-        check(&hermes(), "a <tool_call", &expect!["|text a <tool_call"]);
+        check(&ToolFormat::hermes(), "a <tool_call", &expect!["|text a <tool_call"]);
         check(
-            &hermes(),
+            &ToolFormat::hermes(),
             "<tool_call>\n{\"name\": \"rm\", \"arguments\": {}}\n</tool_call>",
             &expect![[r#"
                 |text <tool_call>
@@ -512,14 +490,14 @@ mod tests {
                 </tool_call>"#]],
         );
         check(
-            &hermes(),
+            &ToolFormat::hermes(),
             "<tool_call>\n{\"name\": \"ad",
             &expect![[r#"
             |text <tool_call>
             {"name": "ad"#]],
         );
         check(
-            &llama(),
+            &ToolFormat::llama3(),
             "{\"name\": \"Zoe\", \"age\": 3}",
             &expect![[r#"|text {"name": "Zoe", "age": 3}"#]],
         );
@@ -528,7 +506,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_cut_ends_its_arguments_where_it_ends() {
         check(
-            &hermes(),
+            &ToolFormat::hermes(),
             "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1",
             &expect![[r#"|call 0 add {"a": 1"#]],
         );
@@ -537,7 +515,7 @@ mod tests {
     #[test]
     fn mistral_lists() {
         check(
-            &mistral(),
+            &ToolFormat::mistral(),
             "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}, \"id\": \"abcdefghi\"}, {\"name\": \"now\", \"arguments\": {}}]",
             &expect![[r#"|call 0 add {"a": 1}|call 1 now {}"#]],
         );
@@ -546,16 +524,16 @@ mod tests {
     #[test]
     fn llama_writes_bare_json() {
         check(
-            &llama(),
+            &ToolFormat::llama3(),
             "{\"name\": \"add\", \"parameters\": {\"a\": 1}}",
             &expect![[r#"|call 0 add {"a": 1}"#]],
         );
-        check(&llama(), " Hello {x}", &expect!["|text  Hello {x}"]);
+        check(&ToolFormat::llama3(), " Hello {x}", &expect!["|text  Hello {x}"]);
     }
 
     #[test]
     fn a_mark_that_is_a_special_token_shows_no_text() {
-        let mut parser = CallParser::new(mistral(), vec!["add".to_owned()]);
+        let mut parser = CallParser::new(ToolFormat::mistral(), vec!["add".to_owned()]);
         let mut pieces = Vec::new();
         parser.push_mark(&mut pieces);
         parser.push(" [{\"name\": \"add\", \"arguments\": {\"a\": 1}}]", &mut pieces);

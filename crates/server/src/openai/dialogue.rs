@@ -1,7 +1,7 @@
 //! From messages and tools to the text that the model continues.
 //!
 //! A template that knows tools is given them as they are. For one that does not, the tools are described in the system
-//! message, calls of earlier answers are written as [`plain_format`] has them, and results come as the user's words.
+//! message, calls of earlier answers are written as [`ToolFormat::hermes`] has them, and results come as the user's words.
 
 use grammar::ToolFormat;
 use model::{Chat, ChatTemplate};
@@ -22,30 +22,6 @@ pub(super) struct Dialogue {
     pub(super) variables: Map<String, Value>,
 }
 
-/// How calls are written where the template has no way of its own.
-fn plain_format() -> ToolFormat {
-    ToolFormat {
-        begin: "<tool_call>\n".to_owned(),
-        end: "\n</tool_call>".to_owned(),
-        arguments_key: "arguments".to_owned(),
-        list: false,
-    }
-}
-
-/// How the template writes calls.
-fn detect(source: &str) -> ToolFormat {
-    if source.contains("[TOOL_CALLS]") {
-        ToolFormat {
-            begin: "[TOOL_CALLS]".to_owned(),
-            end: String::new(),
-            list: true,
-            ..plain_format()
-        }
-    } else {
-        plain_format()
-    }
-}
-
 impl Dialogue {
     /// The text, and how the model is to write calls.
     ///
@@ -61,7 +37,7 @@ impl Dialogue {
             self.messages.iter_mut().for_each(developer_to_system);
         }
         let knows_tools = source.contains("tools");
-        let format = if knows_tools { detect(&source) } else { plain_format() };
+        let format = if knows_tools { ToolFormat::detect(&source) } else { ToolFormat::hermes() };
         if !knows_tools {
             self.messages = without_calls(self.messages, &format);
             if !self.tools.is_empty() {

@@ -1,7 +1,7 @@
 //! Log-probabilities of tokens, as both forms of the API write them.
 
 use engine::GeneratedToken;
-use model::Tokenizer;
+use model::{TokenText, Tokenizer};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -63,32 +63,50 @@ pub(super) fn finite(logprob: f32) -> f32 {
     logprob.max(LOWEST)
 }
 
-/// The text of one token.
-pub(super) fn text(tokenizer: &Tokenizer, id: u32) -> String {
-    tokenizer.decode(&[id], false).unwrap_or_default()
-}
+/// The texts of all tokens of a model, by id. The same in the middle of a text: a space that begins one is kept.
+#[derive(Debug)]
+pub(crate) struct TokenTexts(Vec<TokenText>);
 
-/// Entries of the chat API.
-pub(super) fn entries(tokenizer: &Tokenizer, tokens: &[GeneratedToken]) -> Vec<TokenLogprob> {
-    let top = |&(id, logprob): &(u32, f32)| {
-        let (token, bytes) = text_and_bytes(tokenizer, id);
-        TopLogprob { token, logprob: finite(logprob), bytes }
-    };
-    let entry = |token: &GeneratedToken| {
-        let (text, bytes) = text_and_bytes(tokenizer, token.token);
-        TokenLogprob {
-            token: text,
-            logprob: finite(token.logprob),
-            bytes,
-            top_logprobs: token.top_logprobs.iter().map(top).collect(),
+impl TokenTexts {
+    /// Reads them from the tokenizer.
+    ///
+    /// # Errors
+    /// 500 for a tokenizer that cannot tell the bytes of single tokens.
+    pub(crate) fn new(tokenizer: &Tokenizer) -> Result<Self, ApiError> {
+        let texts = tokenizer.token_texts();
+        texts.map(TokenTexts).map_err(|error| ApiError::internal(error.to_string()))
+    }
+
+    /// The text of a token. Bytes that are no whole character are U+FFFD.
+    pub(super) fn text(&self, id: u32) -> String {
+        match self.0.get(id as usize) {
+            Some(TokenText::Bytes(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+            Some(TokenText::Special(name)) => name.clone(),
+            Some(TokenText::Unused) | None => String::new(),
         }
-    };
-    tokens.iter().map(entry).collect()
-}
+    }
 
-fn text_and_bytes(tokenizer: &Tokenizer, id: u32) -> (String, Option<Vec<u8>>) {
-    let text = text(tokenizer, id);
-    // A part of a character decodes to U+FFFD: its own bytes are not known here.
-    let bytes = (!text.contains('\u{FFFD}')).then(|| text.clone().into_bytes());
-    (text, bytes)
+    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        match self.0.get(id as usize)? {
+            TokenText::Bytes(bytes) => Some(bytes.clone()),
+            TokenText::Special(name) => Some(name.clone().into_bytes()),
+            TokenText::Unused => None,
+        }
+    }
+
+    /// Entries of the chat API.
+    pub(super) fn entries(&self, tokens: &[GeneratedToken]) -> Vec<TokenLogprob> {
+        let top = |&(id, logprob): &(u32, f32)| TopLogprob {
+            token: self.text(id),
+            logprob: finite(logprob),
+            bytes: self.bytes(id),
+        };
+        let entry = |token: &GeneratedToken| TokenLogprob {
+            token: self.text(token.token),
+            logprob: finite(token.logprob),
+            bytes: self.bytes(token.token),
+            top_logprobs: token.top_logprobs.iter().map(top).collect(),
+        };
+        tokens.iter().map(entry).collect()
+    }
 }

@@ -76,8 +76,7 @@ pub(super) async fn chat_completions(
         created: ids::now(),
         model: request.model,
         build: app.build().to_owned(),
-        tokenizer: Arc::clone(&served.tokenizer),
-        logprobs,
+        texts: if logprobs { Some(app.token_texts(served)?) } else { None },
         call_id: ids::call_id,
     };
     let events = choice::events(answers);

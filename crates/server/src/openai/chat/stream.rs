@@ -1,6 +1,7 @@
 //! Answers to a chat, piece by piece or whole.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use engine::Event;
 use futures_util::stream::{self, Stream, StreamExt};
@@ -13,7 +14,7 @@ use crate::ApiError;
 use crate::openai::calls::Piece;
 use crate::openai::choice::{self, Choice, Step};
 use crate::openai::generation::Usage;
-use crate::openai::logprobs::{self, Logprobs};
+use crate::openai::logprobs::{Logprobs, TokenTexts};
 use crate::openai::sse::Message;
 use crate::openai::tools::{FunctionCall, ToolCall};
 
@@ -24,17 +25,16 @@ pub(super) struct Header {
     pub(super) created: u64,
     pub(super) model: String,
     pub(super) build: String,
-    pub(super) tokenizer: std::sync::Arc<model::Tokenizer>,
-    /// Whether log-probabilities are asked for.
-    pub(super) logprobs: bool,
+    /// If log-probabilities are asked for.
+    pub(super) texts: Option<Arc<TokenTexts>>,
     /// Names calls.
     pub(super) call_id: fn() -> String,
 }
 
 impl Header {
     fn logprobs(&self, step: &Step) -> Option<Logprobs> {
-        let content = logprobs::entries(&self.tokenizer, &step.tokens);
-        (self.logprobs && !content.is_empty()).then_some(Logprobs { content, refusal: None })
+        let content = self.texts.as_ref()?.entries(&step.tokens);
+        (!content.is_empty()).then_some(Logprobs { content, refusal: None })
     }
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn collect(
     events: impl Stream<Item = (usize, Event)>,
 ) -> Result<ChatCompletion, ApiError> {
     let mut answers: Vec<ChatChoice> = (0..choices.len()).map(empty).collect();
-    if header.logprobs {
+    if header.texts.is_some() {
         let none = Logprobs { content: Vec::new(), refusal: None };
         answers.iter_mut().for_each(|answer| answer.logprobs = Some(none.clone()));
     }

@@ -1,5 +1,7 @@
 //! Streams and whole answers of scripted engines.
 
+use std::sync::Arc;
+
 use engine::{EngineError, Event, FinishReason};
 use expect_test::{Expect, expect};
 use grammar::ToolFormat;
@@ -8,6 +10,7 @@ use super::stream::{Header, collect, messages};
 use super::{ChatCompletion, ChatRequest};
 use crate::ApiError;
 use crate::openai::choice::Choice;
+use crate::openai::logprobs::TokenTexts;
 use crate::openai::testing::{answer, finished, lines, script, token, tokenizer};
 
 fn header(logprobs: bool) -> Header {
@@ -16,8 +19,7 @@ fn header(logprobs: bool) -> Header {
         created: 5,
         model: "demo".to_owned(),
         build: "b".to_owned(),
-        tokenizer: tokenizer(),
-        logprobs,
+        texts: logprobs.then(|| Arc::new(TokenTexts::new(&tokenizer()).unwrap())),
         call_id: || "callid123".to_owned(),
     }
 }
@@ -41,12 +43,7 @@ fn plain() -> Choice {
 }
 
 fn with_tools() -> Choice {
-    let format = ToolFormat {
-        begin: "<tool_call>\n".to_owned(),
-        end: "\n</tool_call>".to_owned(),
-        arguments_key: "arguments".to_owned(),
-        list: false,
-    };
+    let format = ToolFormat::hermes();
     plain().with_calls(format, vec!["add".to_owned()], &tokenizer())
 }
 

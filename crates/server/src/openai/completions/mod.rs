@@ -77,8 +77,10 @@ pub(super) async fn completions(
         created: ids::now(),
         model: request.model.clone(),
         build: app.build().to_owned(),
-        tokenizer: Arc::clone(&served.tokenizer),
-        logprobs: request.logprobs.is_some(),
+        texts: match request.logprobs {
+            Some(_) => Some(app.token_texts(served)?),
+            None => None,
+        },
         n,
         echo: if request.echo() { prompts } else { Vec::new() },
     };

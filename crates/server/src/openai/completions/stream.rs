@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use engine::{Event, GeneratedToken};
 use futures_util::stream::{self, Stream, StreamExt};
-use model::Tokenizer;
 use serde_json::Map;
 
 use super::response::{CompletionChoice, Completions, TextLogprobs};
@@ -13,7 +12,7 @@ use crate::ApiError;
 use crate::openai::calls::Piece;
 use crate::openai::choice::{self, Choice};
 use crate::openai::generation::Usage;
-use crate::openai::logprobs;
+use crate::openai::logprobs::{self, TokenTexts};
 use crate::openai::sse::Message;
 
 /// A prompt, as it comes before its answers.
@@ -32,9 +31,8 @@ pub(super) struct Header {
     pub(super) created: u64,
     pub(super) model: String,
     pub(super) build: String,
-    pub(super) tokenizer: Arc<Tokenizer>,
-    /// Whether log-probabilities are asked for.
-    pub(super) logprobs: bool,
+    /// If log-probabilities are asked for.
+    pub(super) texts: Option<Arc<TokenTexts>>,
     /// Answers to each prompt.
     pub(super) n: usize,
     /// The prompts, if they come before their answers.
@@ -81,18 +79,22 @@ impl Writers {
         let mut piece = CompletionChoice { index, ..CompletionChoice::default() };
         let mut logprobs = TextLogprobs::default();
         if !is_prefill && let Some(echo) = writer.echo.take() {
-            logprobs.extend(prompt_logprobs(&header.tokenizer, &echo, &step.prompt));
+            if let Some(texts) = &header.texts {
+                logprobs.extend(prompt_logprobs(texts, &echo, &step.prompt));
+            }
             piece.text = echo.text;
         }
         let offset = writer.characters + piece.text.chars().count();
-        logprobs.extend(answer_logprobs(&header.tokenizer, &step.tokens, offset));
+        if let Some(texts) = &header.texts {
+            logprobs.extend(answer_logprobs(texts, &step.tokens, offset));
+        }
         for part in step.pieces {
             if let Piece::Text(text) = part {
                 piece.text.push_str(&text);
             }
         }
         writer.characters += piece.text.chars().count();
-        if header.logprobs && !logprobs.tokens.is_empty() {
+        if !logprobs.tokens.is_empty() {
             piece.logprobs = Some(logprobs);
         }
         if let Some(finished) = step.finished {
@@ -119,42 +121,37 @@ impl Writers {
 }
 
 /// Log-probabilities of a prompt: none of its first token. `scored` are those of the others.
-fn prompt_logprobs(tokenizer: &Tokenizer, echo: &Echo, scored: &[GeneratedToken]) -> TextLogprobs {
+fn prompt_logprobs(texts: &TokenTexts, echo: &Echo, scored: &[GeneratedToken]) -> TextLogprobs {
     let first = echo.tokens.len().saturating_sub(scored.len());
     let mut all = TextLogprobs { text_offset: echo.offsets.clone(), ..TextLogprobs::default() };
     for &token in &echo.tokens[..first] {
-        all.tokens.push(logprobs::text(tokenizer, token));
+        all.tokens.push(texts.text(token));
         all.token_logprobs.push(None);
         all.top_logprobs.push(None);
     }
-    scored.iter().for_each(|token| add(&mut all, tokenizer, token));
+    scored.iter().for_each(|token| add(&mut all, texts, token));
     all
 }
 
 /// Log-probabilities of tokens of an answer; the first begins at character `offset`.
-fn answer_logprobs(
-    tokenizer: &Tokenizer,
-    tokens: &[GeneratedToken],
-    offset: usize,
-) -> TextLogprobs {
+fn answer_logprobs(texts: &TokenTexts, tokens: &[GeneratedToken], offset: usize) -> TextLogprobs {
     let mut all = TextLogprobs::default();
     let mut at = offset;
     for token in tokens {
-        add(&mut all, tokenizer, token);
+        add(&mut all, texts, token);
         all.text_offset.push(at);
         at += token.text.chars().count();
     }
     all
 }
 
-fn add(all: &mut TextLogprobs, tokenizer: &Tokenizer, token: &GeneratedToken) {
-    let text = logprobs::text(tokenizer, token.token);
+fn add(all: &mut TextLogprobs, texts: &TokenTexts, token: &GeneratedToken) {
+    let text = texts.text(token.token);
     let logprob = logprobs::finite(token.logprob);
     let mut top = Map::new();
     for &(id, logprob) in &token.top_logprobs {
         // Parts of characters look alike: the likeliest stands for them.
-        top.entry(logprobs::text(tokenizer, id))
-            .or_insert_with(|| logprobs::finite(logprob).into());
+        top.entry(texts.text(id)).or_insert_with(|| logprobs::finite(logprob).into());
     }
     top.entry(text.clone()).or_insert_with(|| logprob.into());
     all.tokens.push(text);
@@ -187,7 +184,7 @@ pub(super) async fn collect(
     if writers.open > 0 {
         return Err(choice::unfinished());
     }
-    if writers.header.logprobs {
+    if writers.header.texts.is_some() {
         for answer in &mut answers {
             answer.logprobs.get_or_insert_default();
         }

@@ -1,11 +1,14 @@
 //! Continuations by scripted engines.
 
+use std::sync::Arc;
+
 use engine::{Event, FinishReason};
 use expect_test::{Expect, expect};
 
 use super::CompletionRequest;
 use super::stream::{Echo, Header, collect, messages};
 use crate::openai::choice::Choice;
+use crate::openai::logprobs::TokenTexts;
 use crate::openai::testing::{answer, finished, generated, lines, script, token, tokenizer};
 
 fn header(logprobs: bool, echo: Vec<Echo>) -> Header {
@@ -14,8 +17,7 @@ fn header(logprobs: bool, echo: Vec<Echo>) -> Header {
         created: 5,
         model: "demo".to_owned(),
         build: "b".to_owned(),
-        tokenizer: tokenizer(),
-        logprobs,
+        texts: logprobs.then(|| Arc::new(TokenTexts::new(&tokenizer()).unwrap())),
         n: 1,
         echo,
     }

@@ -15,12 +15,7 @@ fn writer() -> Writer {
     let mut response = start(request, &engine::Request::default());
     response.id = "resp-1".to_owned();
     response.created_at = 5;
-    let format = ToolFormat {
-        begin: "<tool_call>\n".to_owned(),
-        end: "\n</tool_call>".to_owned(),
-        arguments_key: "arguments".to_owned(),
-        list: false,
-    };
+    let format = ToolFormat::hermes();
     let names = vec!["add".to_owned()];
     let choice = Choice::new(vec![2], false).with_calls(format, names, &tokenizer());
     let names = Names { item: |kind| format!("{kind}-1"), call: || "callid123".to_owned() };
