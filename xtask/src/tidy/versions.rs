@@ -6,13 +6,16 @@ use super::repository::Repository;
 
 /// Crates that stand in two versions because those that use them have not moved together. Small ones only: two versions of
 /// a large one are two incompatible sets of types and twice the build.
-const TWICE: [(&str, &str); 6] = [
+const TWICE: [(&str, &str); 9] = [
     ("getrandom", "0.3: ahash and rand 0.9 of tokenizers; 0.4: tempfile, rand 0.10"),
     ("hashbrown", "0.16: safetensors; 0.17: indexmap"),
+    ("itertools", "0.13: pep508_rs; 0.14: tokenizers"),
     ("rand", "0.9: tokenizers; 0.10: proptest"),
     ("rand_core", "follows rand"),
     ("r-efi", "follows getrandom, on UEFI alone"),
     ("syn", "2: derives of tokenizers; 3: serde and thiserror"),
+    ("thiserror", "1: pep508_rs; 2: all others"),
+    ("thiserror-impl", "follows thiserror"),
 ];
 
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
