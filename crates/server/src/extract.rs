@@ -67,7 +67,8 @@ fn refuse(path: &str, error: &serde_json::Error) -> ApiError {
     if text.starts_with("unknown field") {
         return ApiError::invalid(param, text).with_code("unknown_parameter");
     }
-    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+    if let Some(name) = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'))
+    {
         let name = param.map_or_else(|| name.to_owned(), |parent| format!("{parent}.{name}"));
         return ApiError::invalid(name, text).with_code("missing_parameter");
     }

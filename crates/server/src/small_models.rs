@@ -11,7 +11,8 @@ use backend::{Cpu, Precision};
 use engine::{Engine, EngineConfig, ModelRunner, Runner};
 use http_body_util::BodyExt;
 use model::{
-    ChatTemplate, Checkpoint, GenerationConfig, ModelWeights, QuantizePolicy, Tokenizer, Transformer,
+    ChatTemplate, Checkpoint, GenerationConfig, ModelWeights, QuantizePolicy, Tokenizer,
+    Transformer,
 };
 use serde_json::Value;
 use tower::ServiceExt;
@@ -92,7 +93,12 @@ impl TestServer {
             vocabulary: Arc::new(vocabulary),
             context,
             device: "cpu".to_owned(),
-            plan: MemoryPlan { weights_bytes: 1, kv_bytes: 2, kv_tokens: 2 * context, workspace_bytes: 3 },
+            plan: MemoryPlan {
+                weights_bytes: 1,
+                kv_bytes: 2,
+                kv_tokens: 2 * context,
+                workspace_bytes: 3,
+            },
             created: 0,
             engine: handle,
         });

@@ -154,10 +154,16 @@ impl PromptRequest {
         };
         let (count, len) = MAX_STOP;
         if stop.len() > count {
-            return Err(invalid("stop", format!("stop has {} texts, more than {count}", stop.len())));
+            return Err(invalid(
+                "stop",
+                format!("stop has {} texts, more than {count}", stop.len()),
+            ));
         }
         if stop.iter().any(|text| text.is_empty() || text.len() > len) {
-            return Err(invalid("stop", format!("a text of stop is empty or longer than {len} bytes")));
+            return Err(invalid(
+                "stop",
+                format!("a text of stop is empty or longer than {len} bytes"),
+            ));
         }
         if json && !stop.is_empty() {
             let message = "stop would break an answer that has to fit a schema; leave it out";

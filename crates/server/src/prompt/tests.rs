@@ -37,7 +37,8 @@ fn steady(mut answer: Value) -> Value {
 
 #[tokio::test]
 async fn a_document_is_read() {
-    let body = json!({ "prompt": question(), "schema": demo_schema(), "max_tokens": 200, "seed": 7 });
+    let body =
+        json!({ "prompt": question(), "schema": demo_schema(), "max_tokens": 200, "seed": 7 });
     let (status, answer) = DEMO.json("/prompt", &body).await;
     assert_eq!(status, 200, "{answer}");
     expect![[r#"
@@ -75,7 +76,8 @@ async fn a_document_is_read() {
             "completion_tokens": 67,
             "finish_reason": "stop"
           }
-        }"#]].assert_eq(&format!("{:#}", steady(answer)));
+        }"#]]
+    .assert_eq(&format!("{:#}", steady(answer)));
 }
 
 #[tokio::test]
@@ -162,9 +164,9 @@ fn object_fits(object: &serde_json::Map<String, Value>, schema: &Value) -> bool 
     };
     let required = schema["required"].as_array().unwrap();
     required.iter().all(|name| object.contains_key(name.as_str().unwrap()))
-        && object.iter().all(|(name, value)| {
-            properties.get(name).is_some_and(|schema| fits(value, schema))
-        })
+        && object
+            .iter()
+            .all(|(name, value)| properties.get(name).is_some_and(|schema| fits(value, schema)))
 }
 
 fn full_context(stage: &str) -> Value {
@@ -227,7 +229,8 @@ async fn a_schema_takes_its_place_in_the_stage() {
     assert_eq!(status, 200, "{answer}");
     assert!(answer["output"]["api_request_body"]["total"].is_number(), "{answer}");
     // What is refused is named as the sender knows it.
-    let (status, answer) = ask("field_mapping_batch", &json!({ "properties": { "a": { "not": {} } } })).await;
+    let (status, answer) =
+        ask("field_mapping_batch", &json!({ "properties": { "a": { "not": {} } } })).await;
     assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("schema")));
     let message = answer["error"]["message"].as_str().unwrap();
     assert!(message.starts_with("schema: #/properties/a/not: "), "{message}");
@@ -264,7 +267,9 @@ async fn what_makes_no_sense_is_said() {
         prompt(json!({ "stop": [""] })),
         prompt(json!({ "stop": ["x"], "schema": { "type": "object" } })),
         prompt(json!({ "schema": { "type": "strnig" } })),
-        prompt(json!({ "schema": { "type": "object", "required": ["a", "b"], "properties": { "a": { "type": "string" }, "b": { "type": "string" } } }, "max_tokens": 2 })),
+        prompt(
+            json!({ "schema": { "type": "object", "required": ["a", "b"], "properties": { "a": { "type": "string" }, "b": { "type": "string" } } }, "max_tokens": 2 }),
+        ),
     ];
     let mut table = String::new();
     for body in cases {
@@ -359,7 +364,8 @@ fn stages_of_a_folder_join_the_built_in_ones() {
     fs::write(folder.path().join("README.md"), "notes").unwrap();
     let stages = Stages::load(Some(folder.path())).unwrap();
     let names: Vec<&str> = stages.names().collect();
-    let built_in = ["action_selection", "entity_extraction", "field_mapping", "field_mapping_batch"];
+    let built_in =
+        ["action_selection", "entity_extraction", "field_mapping", "field_mapping_batch"];
     assert_eq!(names, [&built_in[..], &["math_validation", "say"]].concat());
     assert_eq!(stages.replaced(), ["math_validation"]);
     assert_eq!(stages.get("math_validation").unwrap().description, "Says something.");
@@ -368,7 +374,8 @@ fn stages_of_a_folder_join_the_built_in_ones() {
 #[tokio::test]
 async fn a_stage_without_a_schema_answers_with_a_text() {
     let folder = tempfile::tempdir().unwrap();
-    let manifest = "description = \"Says.\"\n[defaults]\nmax_tokens = 5\ntemperature = 0.5\nseed = 3\n";
+    let manifest =
+        "description = \"Says.\"\n[defaults]\nmax_tokens = 5\ntemperature = 0.5\nseed = 3\n";
     write(folder.path(), "say", &[("stage.toml", manifest), JINJA]);
     let server = TestServer::random("mixtral-bf16", Stages::load(Some(folder.path())).unwrap());
     let body = json!({ "prompt": "x", "context": { "stage": "say" }, "seed": 4 });
@@ -380,7 +387,8 @@ async fn a_stage_without_a_schema_answers_with_a_text() {
     let wanted = (json!(5), json!(0.5), json!(4));
     let found = ["max_tokens", "temperature", "seed"].map(|name| parameters[name].clone());
     assert_eq!(found, [wanted.0, wanted.1, wanted.2]);
-    let listed: Value = serde_json::from_str(&text(server.get("/prompt/stages").await).await).unwrap();
+    let listed: Value =
+        serde_json::from_str(&text(server.get("/prompt/stages").await).await).unwrap();
     let say = listed["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == "say");
     assert_eq!(say.unwrap()["schema"], Value::Null);
 }
@@ -395,17 +403,66 @@ fn a_stage_that_cannot_work_is_refused() {
         let error = Stages::load(Some(folder.path())).unwrap_err().to_string();
         expected.assert_eq(&error.replace(&folder.path().display().to_string(), "STAGES"));
     }
-    check(&[TOML], expect!["STAGES/mine/prompt.jinja: cannot be read: No such file or directory (os error 2)"]);
-    check(&[TOML, JINJA, ("shema.json", "{}")], expect!["STAGES/mine/shema.json: no file of a stage; those are stage.toml, prompt.jinja and schema.json"]);
-    check(&[("stage.toml", "description = \"x\"\n\nmax_tokens = 5\n"), JINJA], expect!["STAGES/mine/stage.toml:3: unknown field `max_tokens`, expected one of `description`, `context`, `schema_at`, `defaults`"]);
-    check(&[("stage.toml", "description = \"x\"\ncontext = [\"busines\"]\n"), JINJA], expect!["STAGES/mine/stage.toml:2: unknown variant `busines`, expected one of `business`, `software`, `document_id`, `entity_types`, `action`, `action_count`, `actions`"]);
-    check(&[("stage.toml", "description = \"x\"\n[defaults]\ntemperature = -1\n"), JINJA], expect!["STAGES/mine/stage.toml: temperature is -1, but must be within 0 to 100"]);
-    check(&[("stage.toml", "description = \"x\n"), JINJA], expect![[r#"STAGES/mine/stage.toml:1: invalid basic string, expected `"`"#]]);
-    check(&[("stage.toml", "description = \"x\"\nschema_at = \"/properties/a\"\n"), JINJA, ("schema.json", "{\"properties\": {\"b\": {}}}")], expect!["STAGES/mine/stage.toml: schema_at: schema.json has nothing at `/properties/a`"]);
-    check(&[TOML, JINJA, ("schema.json", "{\n  \"type\": \"object\",\n}")], expect!["STAGES/mine/schema.json:3: not JSON: trailing comma at line 3 column 1"]);
-    check(&[TOML, JINJA, ("schema.json", "{\"properties\": {\"a\": {\"not\": {}}}}")], expect!["STAGES/mine/schema.json: #/properties/a/not: `not` is not supported: say what is allowed instead"]);
-    check(&[TOML, ("prompt.jinja", "Say\n{{ prompt }\n")], expect!["STAGES/mine/prompt.jinja:2: syntax error: unexpected `}`, expected end of variable block"]);
-    check(&[TOML, ("prompt.jinja", "Say\n{{ context.documents }}\n")], expect!["STAGES/mine/prompt.jinja:2: `context.documents` never comes; a template sees prompt, schema, context.business, context.software, context.document_id, context.entity_types, context.action, context.action_count, context.actions"]);
+    check(
+        &[TOML],
+        expect!["STAGES/mine/prompt.jinja: cannot be read: No such file or directory (os error 2)"],
+    );
+    check(
+        &[TOML, JINJA, ("shema.json", "{}")],
+        expect![
+            "STAGES/mine/shema.json: no file of a stage; those are stage.toml, prompt.jinja and schema.json"
+        ],
+    );
+    check(
+        &[("stage.toml", "description = \"x\"\n\nmax_tokens = 5\n"), JINJA],
+        expect![
+            "STAGES/mine/stage.toml:3: unknown field `max_tokens`, expected one of `description`, `context`, `schema_at`, `defaults`"
+        ],
+    );
+    check(
+        &[("stage.toml", "description = \"x\"\ncontext = [\"busines\"]\n"), JINJA],
+        expect![
+            "STAGES/mine/stage.toml:2: unknown variant `busines`, expected one of `business`, `software`, `document_id`, `entity_types`, `action`, `action_count`, `actions`"
+        ],
+    );
+    check(
+        &[("stage.toml", "description = \"x\"\n[defaults]\ntemperature = -1\n"), JINJA],
+        expect!["STAGES/mine/stage.toml: temperature is -1, but must be within 0 to 100"],
+    );
+    check(
+        &[("stage.toml", "description = \"x\n"), JINJA],
+        expect![[r#"STAGES/mine/stage.toml:1: invalid basic string, expected `"`"#]],
+    );
+    check(
+        &[
+            ("stage.toml", "description = \"x\"\nschema_at = \"/properties/a\"\n"),
+            JINJA,
+            ("schema.json", "{\"properties\": {\"b\": {}}}"),
+        ],
+        expect!["STAGES/mine/stage.toml: schema_at: schema.json has nothing at `/properties/a`"],
+    );
+    check(
+        &[TOML, JINJA, ("schema.json", "{\n  \"type\": \"object\",\n}")],
+        expect!["STAGES/mine/schema.json:3: not JSON: trailing comma at line 3 column 1"],
+    );
+    check(
+        &[TOML, JINJA, ("schema.json", "{\"properties\": {\"a\": {\"not\": {}}}}")],
+        expect![
+            "STAGES/mine/schema.json: #/properties/a/not: `not` is not supported: say what is allowed instead"
+        ],
+    );
+    check(
+        &[TOML, ("prompt.jinja", "Say\n{{ prompt }\n")],
+        expect![
+            "STAGES/mine/prompt.jinja:2: syntax error: unexpected `}`, expected end of variable block"
+        ],
+    );
+    check(
+        &[TOML, ("prompt.jinja", "Say\n{{ context.documents }}\n")],
+        expect![
+            "STAGES/mine/prompt.jinja:2: `context.documents` never comes; a template sees prompt, schema, context.business, context.software, context.document_id, context.entity_types, context.action, context.action_count, context.actions"
+        ],
+    );
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), "Not A Name", &[TOML, JINJA]);
     assert!(Stages::load(Some(folder.path())).unwrap_err().reason.contains("lower-case"));
