@@ -6,7 +6,7 @@ use model::{DecodeStream, Tokenizer};
 
 use crate::sampler::{Sampler, top_logprobs};
 use crate::stop::StopStrings;
-use crate::{Completion, EngineError, FinishReason, GeneratedToken, Request, log_sum_exp};
+use crate::{Completion, EngineError, FinishReason, GeneratedToken, Request};
 
 /// How many tokens are tried, near the end of a budget, before the next one of a completion that fits is taken.
 const REFUSALS_MAX: usize = 8;
@@ -51,17 +51,27 @@ pub(crate) struct Chosen {
     pub(crate) ends: Option<FinishReason>,
 }
 
-/// What becomes of a token.
+impl Chosen {
+    fn new(token: GeneratedToken, taken: Taken) -> Self {
+        let (is_eos, ends) = match taken {
+            Taken::Eos(reason) => (true, Some(reason)),
+            Taken::Text(ends) => (false, ends),
+        };
+        Chosen { token, is_eos, ends }
+    }
+}
+
+/// What a token was taken for.
 enum Taken {
-    /// The answer could not end within its budget after it.
-    Refused,
+    /// The end.
     Eos(FinishReason),
+    /// Text, and maybe the last of it.
     Text(Option<FinishReason>),
 }
 
 impl Choice {
     /// For an answer of at most `budget` tokens.
-    fn new(request: &Request, budget: usize) -> Self {
+    pub(crate) fn new(request: &Request, budget: usize) -> Self {
         Choice {
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
             matcher: request.grammar.as_ref().map(grammar::Grammar::matcher),
@@ -105,70 +115,101 @@ impl Choice {
         Draw { mask, ..self.sampler.next_draw() }
     }
 
-    /// Takes a token that a device drew.
+    /// Takes a token that a device drew. Where the grammar refuses it, the next one of a completion comes instead: rare,
+    /// for near the limit the host chooses.
     pub(crate) fn take_drawn(&mut self, drawn: &Drawn) -> Result<Chosen, EngineError> {
-        if !drawn.allowed {
-            return Err(nothing_fits());
-        }
-        let (token, logprob) = (drawn.token, drawn.logprob);
-        let token = GeneratedToken { token, logprob, top_logprobs: vec![], text: String::new() };
-        let taken = self.take(token.token)?;
-        chosen(token, taken).ok_or_else(nothing_fits)
+        let (mut token, mut logprob) = (drawn.token, drawn.logprob);
+        let taken = match drawn.allowed {
+            true => self.take(token)?,
+            false => None,
+        };
+        let taken = match taken {
+            Some(taken) => taken,
+            None => {
+                // Its logits stayed on the device.
+                logprob = f32::NEG_INFINITY;
+                let taken;
+                (token, taken) = self.take_next_of_completion()?;
+                taken
+            }
+        };
+        let top_logprobs = Vec::new();
+        Ok(Chosen::new(GeneratedToken { token, logprob, top_logprobs, text: String::new() }, taken))
     }
 
-    /// Chooses and takes the next token on the host, of those in `mask`; what is refused is taken out of it.
+    /// Chooses and takes the next token on the host, of those in `mask`; what is refused is taken out of it. `normalizer` is
+    /// the logits' [`log_sum_exp`](crate::log_sum_exp).
     pub(crate) fn sample(
         &mut self,
         logits: &[f32],
-        mut mask: Option<&mut [u32]>,
+        normalizer: f32,
+        mask: Option<&mut [u32]>,
     ) -> Result<Chosen, EngineError> {
-        let top_logprobs = match self.top_logprobs {
-            0 => Vec::new(),
-            count => top_logprobs(logits, count),
-        };
-        let normalizer = log_sum_exp(logits);
+        let top_logprobs = top_logprobs(logits, normalizer, self.top_logprobs);
         let penalized = self.sampler.penalized(logits);
+        let (token, taken) = match self.try_tokens(&penalized, mask)? {
+            Some(taken) => taken,
+            None => self.take_next_of_completion()?,
+        };
+        let logprob = logits[token as usize] - normalizer;
+        Ok(Chosen::new(GeneratedToken { token, logprob, top_logprobs, text: String::new() }, taken))
+    }
+
+    /// Draws until a token is taken; `None` if too many are refused, or none is left.
+    fn try_tokens(
+        &mut self,
+        logits: &[f32],
+        mut mask: Option<&mut [u32]>,
+    ) -> Result<Option<(u32, Taken)>, EngineError> {
         for _ in 0..REFUSALS_MAX {
             let how = self.draw(mask.as_ref().map(|_| 0));
-            let drawn = backend::draw(&penalized, &how, mask.as_deref().unwrap_or_default());
+            let drawn = backend::draw(logits, &how, mask.as_deref().unwrap_or_default());
             if !drawn.allowed {
-                break;
+                return Ok(None);
             }
             let token = drawn.token;
+            if let Some(taken) = self.take(token)? {
+                return Ok(Some((token, taken)));
+            }
             if let Some(mask) = &mut mask {
                 mask[(token / 32) as usize] &= !(1 << (token % 32));
             }
-            let taken = self.take(token)?;
-            let logprob = logits[token as usize] - normalizer;
-            let text = String::new();
-            let token = GeneratedToken { token, logprob, top_logprobs: top_logprobs.clone(), text };
-            if let Some(chosen) = chosen(token, taken) {
-                return Ok(chosen);
-            }
         }
-        Err(nothing_fits())
+        Ok(None)
     }
 
-    /// Takes a token into the answer.
-    fn take(&mut self, token: u32) -> Result<Taken, EngineError> {
+    /// Takes the next token of a completion that the grammar knows to fit; EOS if there is nothing to complete.
+    fn take_next_of_completion(&mut self) -> Result<(u32, Taken), EngineError> {
+        let nothing_fits =
+            || GrammarError::Failed("no token that may come next is possible".to_owned());
+        let matcher = self.matcher.as_mut().ok_or_else(nothing_fits)?;
+        let token = match matcher.is_complete() {
+            true => *self.eos_token_id.first().ok_or_else(nothing_fits)?,
+            false => matcher.next_of_completion()?,
+        };
+        Ok((token, self.take(token)?.ok_or_else(nothing_fits)?))
+    }
+
+    /// Takes a token into the answer; `None` if the answer could not end within its budget after it.
+    fn take(&mut self, token: u32) -> Result<Option<Taken>, EngineError> {
         if self.eos_token_id.contains(&token) {
             self.generated += 1;
-            return Ok(Taken::Eos(self.stop_reason()));
+            return Ok(Some(Taken::Eos(self.stop_reason())));
         }
         let remaining = self.remaining();
         if let Some(matcher) = &mut self.matcher
             && !matcher.accept(token, remaining)?
         {
-            return Ok(Taken::Refused);
+            return Ok(None);
         }
         self.generated += 1;
         self.sampler.count(token);
         let is_finished = self.matcher.as_ref().is_some_and(Matcher::is_finished);
-        Ok(Taken::Text(match is_finished {
+        Ok(Some(Taken::Text(match is_finished {
             true => Some(self.stop_reason()),
             false if self.generated >= self.budget => Some(FinishReason::Length),
             false => None,
-        }))
+        })))
     }
 
     /// Why an answer that is whole has ended: by itself, or because its budget decided about a token.
@@ -178,18 +219,6 @@ impl Choice {
             false => FinishReason::Stop,
         }
     }
-}
-
-fn chosen(token: GeneratedToken, taken: Taken) -> Option<Chosen> {
-    match taken {
-        Taken::Refused => None,
-        Taken::Eos(reason) => Some(Chosen { token, is_eos: true, ends: Some(reason) }),
-        Taken::Text(ends) => Some(Chosen { token, is_eos: false, ends }),
-    }
-}
-
-fn nothing_fits() -> EngineError {
-    GrammarError::Failed("no token that may come next is possible".to_owned()).into()
 }
 
 /// What an answer says: what can be found out while the next step runs.

@@ -35,7 +35,8 @@ pub struct Request {
 pub struct GeneratedToken {
     /// Its id.
     pub token: u32,
-    /// Its log-probability under the model.
+    /// Its log-probability under the model; minus infinity where it is not known, because a grammar refused what was drawn and
+    /// had another token take its place.
     pub logprob: f32,
     /// The most probable tokens in its place, if asked for.
     pub top_logprobs: Vec<(u32, f32)>,

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use backend::{Draw, log_sum_exp};
+use backend::Draw;
+#[cfg(test)]
+use backend::log_sum_exp;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -168,9 +170,11 @@ impl Sampler {
     }
 }
 
-/// The `count` most probable tokens and their log-probabilities, the best first.
-pub(crate) fn top_logprobs(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let normalizer = log_sum_exp(logits);
+/// The `count` most probable tokens and their log-probabilities, the best first; `normalizer` is the logits' `log_sum_exp`.
+pub(crate) fn top_logprobs(logits: &[f32], normalizer: f32, count: usize) -> Vec<(u32, f32)> {
+    if count == 0 {
+        return Vec::new();
+    }
     let mut all: Vec<(u32, f32)> = (0u32..).zip(logits.iter().map(|l| l - normalizer)).collect();
     let count = count.min(all.len());
     let best_first = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -273,7 +277,7 @@ mod tests {
             let (token, logprob) = sampler.sample(&LOGITS);
             assert!((f64::from(logprob) - softmax(1.0)[token as usize].ln()).abs() < 1e-6);
         }
-        let top = top_logprobs(&LOGITS, 2);
+        let top = top_logprobs(&LOGITS, log_sum_exp(&LOGITS), 2);
         assert_eq!(top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 2]);
     }
 

@@ -176,10 +176,11 @@ impl Scheduler {
     fn admit(&mut self) {
         let taken: usize = self.running.iter().map(Sequence::remaining).sum();
         let mut left = self.limits.tokens.saturating_sub(taken);
-        // Those up to this rank wait for others to compute what they need too.
+        // Those up to this rank wait for others to compute what they need too: no more of them than might run.
         let mut passed = None;
+        let mut num_passed = 0;
         let mut oldest_first = self.bypassed >= BYPASS_MAX;
-        while left > 0 {
+        while left > 0 && num_passed < self.limits.sequences {
             let Some(rank) = self.next_candidate(passed, oldest_first) else { break };
             let Some(mut sequence) = self.take_waiting(rank) else { break };
             let limit = sequence.cacheable_blocks();
@@ -187,6 +188,7 @@ impl Scheduler {
             if self.is_computed_by_another(&sequence) {
                 sequence.prefix_waits += 1;
                 self.add(sequence);
+                num_passed += 1;
                 if !std::mem::take(&mut oldest_first) {
                     passed = Some(rank);
                 }
@@ -196,13 +198,7 @@ impl Scheduler {
                 self.add(sequence);
                 break;
             }
-            let oldest = self.waiting.values().map(|waiting| waiting.id).min();
-            if oldest.is_some_and(|oldest| oldest < sequence.id) {
-                self.bypassed += 1;
-            } else {
-                sequence.is_due |= self.bypassed >= BYPASS_MAX;
-                self.bypassed = 0;
-            }
+            self.note_bypass(&mut sequence);
             oldest_first = self.bypassed >= BYPASS_MAX;
             self.start(&mut sequence);
             left = left.saturating_sub(sequence.remaining());
@@ -211,11 +207,21 @@ impl Scheduler {
         }
     }
 
+    /// Counts how many run before the oldest that waits. If that is the one that is to run now, it is due if they were many.
+    fn note_bypass(&mut self, sequence: &mut Sequence) {
+        let oldest = self.waiting.keys().map(Rank::arrival).min();
+        if oldest.is_some_and(|oldest| oldest < sequence.id) {
+            self.bypassed += 1;
+        } else {
+            sequence.is_due |= self.bypassed >= BYPASS_MAX;
+            self.bypassed = 0;
+        }
+    }
+
     /// The first in rank after `passed`, or the oldest.
     fn next_candidate(&self, passed: Option<Rank>, oldest_first: bool) -> Option<Rank> {
         if oldest_first {
-            let oldest = self.waiting.iter().min_by_key(|(_, sequence)| sequence.id);
-            return oldest.map(|(&rank, _)| rank);
+            return self.waiting.keys().min_by_key(|rank| rank.arrival()).copied();
         }
         let after = passed.map_or(Bound::Unbounded, Bound::Excluded);
         self.waiting.range((after, Bound::Unbounded)).map(|(&rank, _)| rank).next()

@@ -20,6 +20,13 @@ pub(crate) struct Rank {
     arrival: RequestId,
 }
 
+impl Rank {
+    /// Whose it is; later ones are greater.
+    pub(crate) fn arrival(&self) -> RequestId {
+        self.arrival
+    }
+}
+
 /// The tokens of a request and their place in the cache.
 #[derive(Debug)]
 pub(crate) struct Sequence {

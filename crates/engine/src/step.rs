@@ -8,7 +8,7 @@ use crate::answer::{Answer, Choice, Chosen};
 use crate::sampler::top_logprobs;
 use crate::scheduler::{Chunk, Scheduler};
 use crate::voice::{Answers, Pending, Voice};
-use crate::{EngineError, Event, GeneratedToken, ModelRunner, RequestId, log_sum_exp};
+use crate::{EngineError, Event, GeneratedToken, ModelRunner, RequestId};
 
 /// Masks that are worth being computed by several threads.
 const MASKS_PARALLEL: usize = 4;
@@ -162,6 +162,12 @@ impl Step {
         &self.logits[kept * self.vocab_size..][..self.vocab_size]
     }
 
+    /// What turns those into log-probabilities: the device has found it, for the token that it drew.
+    fn normalizer(&self, at: usize, kept: usize) -> f32 {
+        let Drawn { token, logprob, .. } = self.drawn[at];
+        self.logits(kept)[token as usize] - logprob
+    }
+
     /// Chooses the tokens that the host has to choose.
     fn sample(&mut self, answers: &mut Answers, found: &mut [Option<Result<Found, EngineError>>]) {
         let words = mask_words(self.vocab_size);
@@ -172,13 +178,14 @@ impl Step {
             // Masks are in the order of rows.
             let mask = row.mask.and_then(|_| chunks.next());
             if let (true, Some(kept), None) = (row.draws, row.kept, &found[at]) {
-                jobs.push((row.id, (at, self.logits(kept), mask)));
+                jobs.push((row.id, (at, self.logits(kept), self.normalizer(at, kept), mask)));
             }
         }
         let is_parallel = jobs.len() > 1 && jobs.len() * self.vocab_size >= LOGITS_PARALLEL;
-        let sampled = for_choices(answers, jobs, is_parallel, |choice, (at, logits, mask)| {
-            (at, choice.sample(logits, mask))
-        });
+        let sample = |choice: &mut Choice, (at, logits, normalizer, mask)| {
+            (at, choice.sample(logits, normalizer, mask))
+        };
+        let sampled = for_choices(answers, jobs, is_parallel, sample);
         for (at, chosen) in sampled {
             found[at] = Some(chosen.map(Found::Token));
         }
@@ -192,35 +199,31 @@ impl Step {
         scheduler: &Scheduler,
         found: &mut [Option<Result<Found, EngineError>>],
     ) {
-        let look_up = |(row, found): (&Row, &mut Option<Result<Found, EngineError>>)| {
+        let look_up = |(at, found): (usize, &mut Option<Result<Found, EngineError>>)| {
+            let row = &self.rows[at];
             let (Some(answer), Some(kept)) = (answers.get(&row.id), row.kept) else { return };
             if row.draws || found.is_some() {
                 return;
             }
             let token = scheduler.running()[row.index].tokens[row.position + 1];
-            let token = prompt_token(token, self.logits(kept), answer.choice.top_logprobs());
-            *found = Some(Ok(Found::OfPrompt(token)));
+            let (logits, normalizer) = (self.logits(kept), self.normalizer(at, kept));
+            *found = Some(Ok(Found::OfPrompt(GeneratedToken {
+                token,
+                logprob: logits[token as usize] - normalizer,
+                top_logprobs: top_logprobs(logits, normalizer, answer.choice.top_logprobs()),
+                text: String::new(),
+            })));
         };
         if self.logits.len() >= LOGITS_PARALLEL {
-            self.rows.par_iter().zip(found).for_each(look_up);
+            found.par_iter_mut().enumerate().for_each(look_up);
         } else {
-            self.rows.iter().zip(found).for_each(look_up);
+            found.iter_mut().enumerate().for_each(look_up);
         }
     }
 }
 
 fn check_finite((row, drawn): (&Row, &Drawn)) -> Option<Result<Found, EngineError>> {
     (!drawn.is_finite).then_some(Err(EngineError::NotFinite { position: row.position }))
-}
-
-/// What the model thought of a token of the prompt.
-fn prompt_token(token: u32, logits: &[f32], top: usize) -> GeneratedToken {
-    GeneratedToken {
-        token,
-        logprob: logits[token as usize] - log_sum_exp(logits),
-        top_logprobs: if top > 0 { top_logprobs(logits, top) } else { Vec::new() },
-        text: String::new(),
-    }
 }
 
 /// Computes the masks of the rows that have one. Returns the requests whose grammar failed.

@@ -69,10 +69,11 @@ impl Voice {
                     })
                 }
                 Pending::Token(mut chosen) => {
-                    answer.text.push(&self.tokenizer, &mut chosen).map(|ends| {
+                    let pushed = answer.text.push(&self.tokenizer, &mut chosen);
+                    if pushed.is_ok() {
                         on_event(id, Event::Token(chosen.token));
-                        ends
-                    })
+                    }
+                    pushed
                 }
                 Pending::End(reason) => Ok(Some(reason)),
                 Pending::Failed(error) => Err(error),

@@ -10,6 +10,8 @@ use crate::ModelRunner;
 
 /// Ids of the mock's model; few, so that end tokens and stop strings come often.
 pub(crate) const VOCAB_SIZE: usize = 45;
+/// All that the tokenizer has, where grammars ask for them.
+pub(crate) const WHOLE_VOCAB_SIZE: usize = 300;
 
 /// What a slot of the cache holds before anything was written to it.
 const NOTHING: u32 = u32::MAX;
@@ -36,10 +38,15 @@ pub(crate) struct Mock {
 }
 
 impl Mock {
-    pub(crate) fn new(blocks: usize, limits: StepLimits, device: Arc<Mutex<Device>>) -> Self {
+    pub(crate) fn new(
+        vocab_size: usize,
+        blocks: usize,
+        limits: StepLimits,
+        device: Arc<Mutex<Device>>,
+    ) -> Self {
         let json = include_bytes!("../../../../fixtures/models/qwen3-bf16/config.json");
         let mut config = Config::from_json(json, "config.json".as_ref()).unwrap();
-        config.vocab_size = VOCAB_SIZE;
+        config.vocab_size = vocab_size;
         Mock { config, limits, cache: vec![[NOTHING; KV_BLOCK_SIZE]; blocks], device }
     }
 
@@ -69,17 +76,17 @@ impl Mock {
         assert!(!history.contains(&NOTHING), "a position that was never computed");
         let poison = self.device.lock().unwrap_or_else(PoisonError::into_inner).poison;
         if poison == Some(batch.tokens[row]) {
-            return vec![f32::NAN; VOCAB_SIZE];
+            return vec![f32::NAN; self.config.vocab_size];
         }
-        logits_after(&history)
+        logits_after(&history, self.config.vocab_size)
     }
 }
 
 /// Logits after some tokens: a function of all of them and their order.
-pub(crate) fn logits_after(history: &[u32]) -> Vec<f32> {
+pub(crate) fn logits_after(history: &[u32], vocab_size: usize) -> Vec<f32> {
     let state = history.iter().fold(0, |state, &token| mix(state ^ u64::from(token + 1)));
     let logit = |token| (mix(state.wrapping_add(token)) >> 40) as f32 / (1u64 << 24) as f32;
-    (0..VOCAB_SIZE as u64).map(|token| 6.0 * logit(token)).collect()
+    (0..vocab_size as u64).map(|token| 6.0 * logit(token)).collect()
 }
 
 impl ModelRunner for Mock {
@@ -108,7 +115,8 @@ impl ModelRunner for Mock {
         drawn: &mut Vec<Drawn>,
         logits: &mut Vec<f32>,
     ) -> Result<(), BackendError> {
-        batch.assert_valid(VOCAB_SIZE, self.cache.len());
+        let vocab_size = self.config.vocab_size;
+        batch.assert_valid(vocab_size, self.cache.len());
         assert!(batch.tokens.len() <= self.limits.tokens && rows.len() <= self.limits.rows);
         assert!(batch.sequences.len() <= self.limits.sequences);
         let fails = {
@@ -125,7 +133,7 @@ impl ModelRunner for Mock {
         }
         let mut draws = Draws::default();
         choose(&mut draws);
-        draws.assert_valid(rows.len(), VOCAB_SIZE, self.limits.rows);
+        draws.assert_valid(rows.len(), vocab_size, self.limits.rows);
         if fails {
             return Err(BackendError::Device("the mock fails".to_owned()));
         }

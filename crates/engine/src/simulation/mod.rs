@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 pub(crate) mod mock;
+mod constraints;
 mod reference;
 mod schedule;
 mod tests;
@@ -15,7 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::{Engine, EngineError, Event, Request, RequestId};
+use crate::{Engine, EngineError, Event, FinishReason, Request, RequestId};
+use constraints::Constraint;
 use mock::{Device, Mock, tokenizer};
 use reference::{Expected, Outcome};
 use schedule::{Action, Schedule};
@@ -23,6 +25,7 @@ use schedule::{Action, Schedule};
 /// What has come of a request so far.
 struct Watched {
     request: Request,
+    constraint: Option<&'static Constraint>,
     prefilled: usize,
     text: String,
     seen: Expected,
@@ -45,7 +48,8 @@ impl Simulation {
         let device =
             Device { fails_in: schedule.fails_in, poison: schedule.poison, ..Device::default() };
         let device = Arc::new(Mutex::new(device));
-        let mock = Mock::new(schedule.blocks, schedule.limits, Arc::clone(&device));
+        let vocab_size = schedule.vocab_size;
+        let mock = Mock::new(vocab_size, schedule.blocks, schedule.limits, Arc::clone(&device));
         let engine = Engine::new(Box::new(mock), tokenizer(), schedule.config);
         let requests = BTreeMap::new();
         Simulation { seed, schedule, engine, device, requests, now: Duration::ZERO, steps: 0 }
@@ -56,7 +60,7 @@ impl Simulation {
         while let Some(actions) = self.schedule.next_actions(self.engine.has_work()) {
             for action in actions {
                 match action {
-                    Action::Submit(request) => self.submit(request),
+                    Action::Submit(request, constraint) => self.submit(request, constraint),
                     Action::Cancel(which) => self.cancel(which),
                 }
                 self.engine.assert_consistent();
@@ -74,7 +78,7 @@ impl Simulation {
         self.check_work();
     }
 
-    fn submit(&mut self, mut request: Request) {
+    fn submit(&mut self, mut request: Request, constraint: Option<&'static Constraint>) {
         request.deadline = request.deadline.map(|in_time| self.now + in_time);
         let waiting = self.engine.stats().waiting;
         let too_long =
@@ -82,12 +86,22 @@ impl Simulation {
         match self.engine.submit(request.clone()) {
             Ok(id) => {
                 assert!(!too_long);
-                let seen = Expected::default();
-                let (text, is_cancelled) = (String::new(), false);
-                let watched = Watched { request, prefilled: 0, text, seen, is_cancelled };
+                let watched = Watched {
+                    request,
+                    constraint,
+                    prefilled: 0,
+                    text: String::new(),
+                    seen: Expected::default(),
+                    is_cancelled: false,
+                };
                 assert!(self.requests.insert(id, watched).is_none());
             }
             Err(EngineError::TooLong { .. }) => assert!(too_long),
+            Err(EngineError::Budget { needed, budget }) => {
+                let left = self.schedule.context() - request.prompt.len();
+                assert_eq!(budget, request.max_tokens.min(left));
+                assert!(needed > budget && constraint.is_some());
+            }
             Err(EngineError::QueueFull { .. }) => {
                 // Those that end without a step are counted too.
                 let max = self.schedule.config.max_waiting;
@@ -155,6 +169,13 @@ impl Simulation {
                 assert!(completion.text.starts_with(&watched.text));
                 assert!(self.schedule.config.prefix_cache || completion.cached_tokens == 0);
                 completion.cached_tokens = 0;
+                if let Some(Constraint { fits, fits_always, .. }) = watched.constraint
+                    && request.stop.is_empty()
+                    && (*fits_always || completion.finish_reason == FinishReason::Stop)
+                    && request.max_tokens > 0
+                {
+                    assert!(fits(&completion.text), "{:?} does not fit", completion.text);
+                }
                 watched.seen.outcome = Some(Outcome::Finished(completion));
             }
             Event::Failed(EngineError::Deadline) => {
@@ -172,11 +193,7 @@ impl Simulation {
         }
         let watched = &self.requests[&id];
         if watched.seen.outcome.is_some() {
-            let expected = reference::expected(
-                &watched.request,
-                self.schedule.context(),
-                self.schedule.poison,
-            );
+            let expected = reference::expected(&watched.request, &self.schedule);
             watched.seen.assert_agrees(&expected, &watched.request, self.seed);
         }
     }

@@ -1,10 +1,14 @@
 //! The answer that a request has to get, found without an engine.
 
+use backend::{Draw, draw, mask_words};
+
+use crate::answer::{Choice, Chosen};
 use crate::sampler::{Sampler, top_logprobs};
 use crate::stop::StopStrings;
-use crate::{Completion, FinishReason, GeneratedToken, Request, log_sum_exp};
+use crate::{Completion, FinishReason, GeneratedToken, Request};
 
 use super::mock::{logits_after, tokenizer};
+use super::schedule::Schedule;
 
 /// All that a request's events say.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,28 +43,25 @@ impl Expected {
 }
 
 /// What a request has to get.
-pub(crate) fn expected(request: &Request, context: usize, poison: Option<u32>) -> Expected {
+pub(crate) fn expected(request: &Request, schedule: &Schedule) -> Expected {
     let mut expected = Expected::default();
-    let outcome = answer(request, context, poison, &mut expected);
+    let outcome = answer(request, schedule, &mut expected);
     expected.outcome = Some(outcome.map_or_else(Outcome::NotFinite, Outcome::Finished));
     expected
 }
 
 fn answer(
     request: &Request,
-    context: usize,
-    poison: Option<u32>,
+    schedule: &Schedule,
     expected: &mut Expected,
 ) -> Result<Completion, usize> {
+    let (context, poison) = (schedule.context(), schedule.poison);
     let tokenizer = tokenizer();
     let logits = |history: &[u32]| match history.last() == poison.as_ref() && poison.is_some() {
         true => Err(history.len() - 1),
-        false => Ok(logits_after(history)),
+        false => Ok(logits_after(history, schedule.vocab_size)),
     };
-    let top = |logits: &[f32]| match request.top_logprobs {
-        0 => Vec::new(),
-        count => top_logprobs(logits, count),
-    };
+    let top = |logits: &[f32]| top_logprobs(logits, normalizer(logits), request.top_logprobs);
     let Request { prompt, .. } = request;
     if let Some(from) = request.prompt_logprobs_from {
         let from = from.clamp(1, prompt.len());
@@ -73,7 +74,7 @@ fn answer(
             let logits = logits(&prompt[..at])?;
             tokens.push(GeneratedToken {
                 token: prompt[at],
-                logprob: logits[prompt[at] as usize] - log_sum_exp(&logits),
+                logprob: logits[prompt[at] as usize] - normalizer(&logits),
                 top_logprobs: top(&logits),
                 text: stream.step(&tokenizer, prompt[at]).unwrap(),
             });
@@ -93,32 +94,33 @@ fn answer(
         completion_tokens: 0,
     };
     let mut history = prompt.clone();
-    let mut sampler = Sampler::new(request.sampling.clone(), prompt);
+    let budget = request.max_tokens.min(context - prompt.len());
+    let mut chooser = Chooser::new(request, budget);
     let mut stream = tokenizer.stream(true);
     let mut stop = StopStrings::new(&request.stop);
-    for _ in 0..request.max_tokens.min(context - prompt.len()) {
+    while completion.completion_tokens < budget {
         let logits = logits(&history)?;
-        let top_logprobs = top(&logits);
-        let (token, logprob) = sampler.sample(&logits);
-        history.push(token);
+        let Chosen { mut token, is_eos, ends } = chooser.next(&logits);
+        token.top_logprobs = top(&logits);
+        history.push(token.token);
         completion.completion_tokens += 1;
-        if request.eos_token_id.contains(&token) {
-            expected.tokens.push(GeneratedToken {
-                token,
-                logprob,
-                top_logprobs,
-                text: String::new(),
-            });
-            completion.finish_reason = FinishReason::Stop;
+        if is_eos {
+            expected.tokens.push(token);
+            completion.finish_reason = ends.unwrap();
             break;
         }
-        completion.tokens.push(token);
-        let (text, stopped) = stop.push(&stream.step(&tokenizer, token).unwrap());
+        completion.tokens.push(token.token);
+        let (text, stopped) = stop.push(&stream.step(&tokenizer, token.token).unwrap());
         completion.text.push_str(&text);
-        expected.tokens.push(GeneratedToken { token, logprob, top_logprobs, text });
+        token.text = text;
+        expected.tokens.push(token);
         if stopped {
             completion.finish_reason = FinishReason::Stop;
             return Ok(completion);
+        }
+        if let Some(reason) = ends {
+            completion.finish_reason = reason;
+            break;
         }
     }
     let (text, stopped) = stop.push(&stream.finish(&tokenizer).unwrap());
@@ -128,4 +130,57 @@ fn answer(
         false => completion.text.push_str(&stop.finish()),
     }
     Ok(completion)
+}
+
+/// What the engine makes of the most probable token's log-probability: `log_sum_exp` but for a rounding.
+fn normalizer(logits: &[f32]) -> f32 {
+    let best = draw(logits, &Draw::GREEDY, &[]);
+    logits[best.token as usize] - best.logprob
+}
+
+/// How tokens are chosen: in one go, or where there is a grammar, as the engine does it but step by step.
+enum Chooser<'a> {
+    Free(&'a Request, Box<Sampler>),
+    Constrained(Box<Choice>),
+}
+
+impl<'a> Chooser<'a> {
+    fn new(request: &'a Request, budget: usize) -> Self {
+        match request.grammar {
+            None => {
+                let sampler = Sampler::new(request.sampling.clone(), &request.prompt);
+                Chooser::Free(request, Box::new(sampler))
+            }
+            Some(_) => Chooser::Constrained(Box::new(Choice::new(request, budget))),
+        }
+    }
+
+    fn next(&mut self, logits: &[f32]) -> Chosen {
+        match self {
+            Chooser::Free(request, sampler) => {
+                let (token, mut logprob) = sampler.sample(logits);
+                if request.top_logprobs > 0 || sampler.has_penalties() {
+                    logprob = logits[token as usize] - normalizer(logits);
+                }
+                let is_eos = request.eos_token_id.contains(&token);
+                let ends = is_eos.then_some(FinishReason::Stop);
+                let (top_logprobs, text) = (Vec::new(), String::new());
+                Chosen {
+                    token: GeneratedToken { token, logprob, top_logprobs, text },
+                    is_eos,
+                    ends,
+                }
+            }
+            Chooser::Constrained(choice) => {
+                let by_host = choice.needs_logits();
+                let mut mask = vec![0; mask_words(logits.len())];
+                choice.mask(&mut mask).unwrap();
+                if by_host {
+                    return choice.sample(logits, normalizer(logits), Some(&mut mask)).unwrap();
+                }
+                let how = choice.draw(Some(0));
+                choice.take_drawn(&draw(logits, &how, &mask)).unwrap()
+            }
+        }
+    }
 }

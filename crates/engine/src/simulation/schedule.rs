@@ -8,14 +8,15 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::{EngineConfig, Request, SamplingParams};
 
-use super::mock::VOCAB_SIZE;
+use super::constraints::{self, Constraint};
+use super::mock::{VOCAB_SIZE, WHOLE_VOCAB_SIZE};
 
-/// The id that ends answers; it comes about every 45 tokens.
+/// An id that ends answers; it comes about every 45 tokens.
 const EOS: u32 = 7;
 
 /// What happens before a step.
 pub(crate) enum Action {
-    Submit(Request),
+    Submit(Request, Option<&'static Constraint>),
     /// One of the open requests, by a number to be reduced.
     Cancel(u64),
 }
@@ -23,6 +24,8 @@ pub(crate) enum Action {
 /// A random schedule.
 pub(crate) struct Schedule {
     rng: ChaCha8Rng,
+    /// Ids of the model; all of the tokenizer's where there are grammars.
+    pub(crate) vocab_size: usize,
     pub(crate) blocks: usize,
     pub(crate) limits: StepLimits,
     pub(crate) config: EngineConfig,
@@ -64,7 +67,9 @@ impl Schedule {
             (0..len).map(|_| below(VOCAB_SIZE as u64) as u32).collect()
         };
         let prefixes = vec![prefix(), prefix(), prefix()];
+        let vocab_size = if below(10) == 0 { WHOLE_VOCAB_SIZE } else { VOCAB_SIZE };
         Schedule {
+            vocab_size,
             blocks,
             limits,
             config,
@@ -101,13 +106,14 @@ impl Schedule {
         let mut actions = Vec::new();
         while self.arrivals > 0 && (!has_work || self.below(100) < self.arrives) {
             self.arrivals -= 1;
-            let request = self.request();
+            let mut request = self.request();
+            let constraint = self.constrain(&mut request);
             // Several answers to the same prompt.
             let copies = if self.one_in(6) { 1 + self.below(4) } else { 1 };
             for copy in 0..copies {
                 let mut request = request.clone();
                 request.sampling.seed += copy;
-                actions.push(Action::Submit(request));
+                actions.push(Action::Submit(request, constraint));
             }
             if self.one_in(3) {
                 break;
@@ -160,6 +166,18 @@ impl Schedule {
         }
         self.last = Some(request.clone());
         request
+    }
+
+    /// Asks for an answer that fits something.
+    fn constrain(&mut self, request: &mut Request) -> Option<&'static Constraint> {
+        if self.vocab_size == VOCAB_SIZE || self.one_in(4) {
+            return None;
+        }
+        let all = constraints::all();
+        let constraint = &all[self.below(all.len() as u64) as usize];
+        request.grammar = Some(constraint.grammar.clone());
+        request.eos_token_id = vec![constraints::EOS];
+        Some(constraint)
     }
 
     /// Asks for more than tokens.
