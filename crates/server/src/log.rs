@@ -83,7 +83,10 @@ fn write(receiver: &Receiver<Message>, mut out: impl Write) {
             Message::Line(line) => {
                 let lost = LOST.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    let _ = writeln!(out, "{{\"level\":\"WARN\",\"message\":\"{lost} lines of the log were lost\"}}");
+                    let _ = writeln!(
+                        out,
+                        "{{\"level\":\"WARN\",\"message\":\"{lost} lines of the log were lost\"}}"
+                    );
                 }
                 let _ = out.write_all(&line);
             }

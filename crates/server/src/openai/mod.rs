@@ -21,6 +21,8 @@ mod responses;
 mod models;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use axum::routing::get;
 use serde_json::{Map, Value};
