@@ -31,7 +31,15 @@ const ABSENT: [(&str, &[&str], &str); 5] = [
     ),
     (
         "crates/engine/src/",
-        &["std::fs", "std::net", "Instant", "SystemTime", "std::env", "backend::Cpu", "backend::cpu"],
+        &[
+            "std::fs",
+            "std::net",
+            "Instant",
+            "SystemTime",
+            "std::env",
+            "backend::Cpu",
+            "backend::cpu",
+        ],
         "the engine knows no file, no clock and no particular backend",
     ),
     (
