@@ -41,9 +41,9 @@ mod tests {
     /// What decoding shows of the shortest answers with and without the space that sentencepiece begins texts with.
     #[test]
     fn a_leading_space_is_let_through_where_decoding_drops_it() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/mixtral-bf16");
-        let json = std::fs::read(root.join("tokenizer.json")).unwrap();
-        let tokenizer = Tokenizer::from_json(&json, &root, Some("<s>")).unwrap();
+        let json = include_bytes!("../../../fixtures/models/mixtral-bf16/tokenizer.json");
+        let tokenizer =
+            Tokenizer::from_json(json, Path::new("tokenizer.json"), Some("<s>")).unwrap();
         let vocabulary = Arc::new(super::vocabulary(&tokenizer, 310, &[2]).unwrap());
         let choice = Spec::Choice(vec!["total".into(), " total".into(), "the total".into()]);
         let schema = serde_json::json!({"type": "integer"});
