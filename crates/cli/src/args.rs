@@ -11,7 +11,7 @@ use quant::{QuantConfig, QuantType};
 
 use crate::build;
 use crate::commands::{
-    bench, chat, completions, demo, doctor, prompt, quantize, score, selftest, serve,
+    audit, bench, chat, completions, demo, doctor, prompt, quantize, score, selftest, serve,
 };
 use crate::output::{self, CliError};
 
@@ -56,6 +56,8 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     /// Say which GPUs there are, and what keeps one from being used
     Doctor(doctor::DoctorArgs),
+    /// Say what GPU code a Python stack holds, and whether it works on a card
+    Audit(audit::AuditArgs),
     /// Compare every operation on a GPU with the CPU
     Selftest(selftest::SelftestArgs),
     /// Print a completion script for a shell
@@ -73,6 +75,7 @@ impl Command {
             Command::Score(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Doctor(args) => args.json,
+            Command::Audit(args) => args.json,
             Command::Selftest(args) => args.json,
             Command::Chat(_) | Command::Completions(_) => false,
         }

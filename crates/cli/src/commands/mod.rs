@@ -8,6 +8,7 @@ pub(crate) mod quantize;
 pub(crate) mod score;
 pub(crate) mod bench;
 pub(crate) mod doctor;
+pub(crate) mod audit;
 pub(crate) mod selftest;
 pub(crate) mod completions;
 
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions(args) => completions::run(&args),
     }
