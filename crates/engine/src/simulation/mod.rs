@@ -130,6 +130,7 @@ impl Simulation {
     fn step(&mut self) -> bool {
         self.now += Duration::from_millis(1);
         self.steps += 1;
+        assert!(self.steps < 100_000, "it does not end");
         let mut events = Vec::new();
         let result = self.engine.step(self.now, &mut |id, event| events.push((id, event)));
         self.engine.assert_consistent();
