@@ -30,7 +30,7 @@ pub(crate) struct Closer {
     fresh: Chart,
     /// Tokens of the shortest answer, which llguidance has verified.
     shortest: Vec<u32>,
-    /// What one token may add to the way to the end, in bytes; only an estimate.
+    /// What one token may add to the way to the end, in bytes.
     pub(crate) margin: usize,
 }
 
@@ -79,7 +79,9 @@ impl Grammar {
             return Err(GrammarError::Failed(one_line(&error)));
         }
         let closer = match closer {
-            Some((table, lexemes)) => Some(Closer::new(vocabulary, &fresh, table, lexemes)?),
+            Some((table, lexemes)) => {
+                Some(Closer::new(vocabulary, &fresh, table, lexemes, source.longest_part)?)
+            }
             None => None,
         };
         Ok(Grammar(Arc::new(Compiled {
@@ -92,7 +94,7 @@ impl Grammar {
     }
 
     /// Tokens of a short text that fits, which a budget must allow at least; `None` where ends in time are not
-    /// guaranteed (regular expressions and grammars). No text has fewer bytes; of the tokens that write it, these are the fewest.
+    /// guaranteed (regular expressions and grammars). It has the fewest bytes; of the tokens that write it, these are the fewest.
     pub fn shortest(&self) -> Option<usize> {
         let closer = self.0.closer.as_ref()?;
         Some(if self.0.opening.is_some() { 0 } else { closer.shortest.len() })
@@ -110,6 +112,7 @@ impl Closer {
         fresh: &llguidance::Matcher,
         table: Table,
         mut lexemes: Lexemes,
+        longest_part: usize,
     ) -> Result<Self, GrammarError> {
         let endless =
             || GrammarError::Schema { path: "#".into(), reason: "no finite document fits".into() };
@@ -123,8 +126,10 @@ impl Closer {
         if !verify(vocabulary, &mut fresh.clone(), &shortest)? {
             return Err(GrammarError::Failed("its shortest answer does not fit".into()));
         }
-        // A token opens a few parts at most, each as long as the largest of the shortest texts.
-        let margin = 64 + 4 * table.largest_part() as usize;
+        // A token opens as many parts as it has brackets, each as long as the largest of the shortest texts at most; and it
+        // may choose a long way to the end of a text.
+        let parts = 2 + vocabulary.most_brackets();
+        let margin = 64 + longest_part + parts * table.largest_part() as usize;
         let lexemes = Mutex::new(lexemes);
         Ok(Closer { table, lexemes, fresh: chart, shortest, margin })
     }

@@ -109,15 +109,16 @@ impl Matcher {
         Ok(())
     }
 
-    /// Whether the budget is so near its end that [`Matcher::accept`] is likely to refuse tokens of the mask. Far from it a
-    /// refusal is rare (a token that opens very much at once, or goes beyond the bounds of JSON), but has to be met as well.
+    /// Whether the budget, or a bound of JSON, is so near that [`Matcher::accept`] may refuse a token of the mask. Far from it
+    /// none is refused, but for patterns of which one token may choose a much longer way than they are written.
     pub fn is_near_limit(&self, remaining: usize) -> bool {
         let Some(closer) = &self.grammar.closer else { return false };
         match self.phase {
             Phase::Free => false,
             Phase::Undecided(_) => remaining < closer.shortest().len() + closer.margin,
             Phase::Constrained => {
-                self.least + closer.margin >= remaining || self.grammar.json && self.guard.is_near()
+                self.least + closer.margin >= remaining
+                    || self.grammar.json && self.guard.is_near(&self.grammar.vocabulary)
             }
         }
     }
@@ -216,13 +217,13 @@ impl Matcher {
         self.allowed(&mut calls)?;
         everything(mask);
         // Tokens that complete the opening, and go on: these are for the grammar to judge.
+        let expected = opening.get(written.len()).copied();
         let trie = vocabulary.trie();
         for token in 0..trie.vocab_size() as u32 {
-            if calls[token as usize / 32] >> (token % 32) & 1 == 1 {
-                continue;
-            }
             if let Some(text) = vocabulary.text(token)
+                && text.first().copied() == expected
                 && opens(&written, text, &opening) == Opens::Yes
+                && calls[token as usize / 32] >> (token % 32) & 1 == 0
             {
                 mask[token as usize / 32] &= !(1 << (token % 32));
             }

@@ -57,33 +57,3 @@ fn writes_parameters(template: &str) -> bool {
         window.contains(r#""parameters":"#)
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn detected(fixture: &str) -> ToolFormat {
-        let path =
-            format!("{}/../../fixtures/templates/{fixture}.json", env!("CARGO_MANIFEST_DIR"));
-        let case: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        ToolFormat::detect(case["template"].as_str().unwrap())
-    }
-
-    #[test]
-    fn formats_are_told_from_the_templates_of_real_families() {
-        for (fixture, format) in [
-            ("mistral-tools", ToolFormat::mistral()),
-            ("mistral-tools-id", ToolFormat::mistral()),
-            ("llama3-tools", ToolFormat::llama3()),
-            ("llama3-tools-system", ToolFormat::llama3()),
-            ("llama3-two-calls", ToolFormat::llama3()),
-            ("qwen2-tools", ToolFormat::hermes()),
-            ("qwen3-tools", ToolFormat::hermes()),
-            // No format of its own.
-            ("chatml", ToolFormat::hermes()),
-        ] {
-            assert_eq!(detected(fixture), format, "{fixture}");
-        }
-    }
-}

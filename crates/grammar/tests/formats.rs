@@ -7,7 +7,7 @@ mod support;
 use grammar::{Grammar, Matcher, Spec, Tool, ToolFormat, Vocabulary};
 use serde_json::{Value, json};
 use support::valid::invalid;
-use support::{Chooser, EOS, Rng, demo, demo_tokens, walk};
+use support::{Chooser, EOS, Rng, demo, demo_tokens, repository, walk};
 
 fn tools() -> Vec<Tool> {
     let weather = json!({
@@ -244,4 +244,23 @@ fn objects_are_closed_unless_they_are_to_be_open() {
     assert!(takes(merged.clone(), false, r#"{"a": 1, "b": 2, "c": true}"#));
     assert!(!takes(merged.clone(), false, r#"{"a": 1, "b": 2, "c": true, "d": 1}"#));
     assert!(takes(merged, true, r#"{"a": 1, "b": 2, "c": true, "d": 1}"#));
+}
+
+#[test]
+fn formats_are_told_from_the_templates_of_real_families() {
+    for (fixture, format) in [
+        ("mistral-tools", ToolFormat::mistral()),
+        ("mistral-tools-id", ToolFormat::mistral()),
+        ("llama3-tools", ToolFormat::llama3()),
+        ("llama3-tools-system", ToolFormat::llama3()),
+        ("llama3-two-calls", ToolFormat::llama3()),
+        ("qwen2-tools", ToolFormat::hermes()),
+        ("qwen3-tools", ToolFormat::hermes()),
+        // No format of its own.
+        ("chatml", ToolFormat::hermes()),
+    ] {
+        let path = repository(&format!("fixtures/templates/{fixture}.json"));
+        let case: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(ToolFormat::detect(case["template"].as_str().unwrap()), format, "{fixture}");
+    }
 }

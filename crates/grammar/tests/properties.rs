@@ -26,9 +26,10 @@ fn try_out(vocabulary: &Arc<Vocabulary>, spec: &Spec, seed: u64) {
     }
 }
 
+/// A case compiles a grammar, so a soak of a hundred thousand stops at fewer.
 fn cases() -> ProptestConfig {
-    let soak = std::env::var_os("HALFBYTE_SOAK").is_some();
-    ProptestConfig { cases: if soak { 20_000 } else { 60 }, ..ProptestConfig::default() }
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: asked.unwrap_or(60).min(20_000), ..ProptestConfig::default() }
 }
 
 /// Something like a schema: keywords with values of any kind.

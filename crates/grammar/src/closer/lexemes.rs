@@ -12,6 +12,9 @@ use super::{Cost, NEVER};
 /// States that a search for the end of a lexeme may visit. Strings whose `minLength` is ten thousand need as many.
 const MAX_SEARCH: usize = 60_000;
 
+/// States that it visits yet once it has met an end by way of states whose distance is known: some of them may be nearer.
+const MORE_SEARCH: usize = 500;
+
 /// Work of the automaton that one token may cause; llguidance's own measure, on the order of 100 ns each.
 const STEP_FUEL: u64 = 1_000_000;
 
@@ -151,22 +154,41 @@ impl Lexemes {
         if let Some(&(cost, _)) = self.nearest.get(&state) {
             return cost;
         }
-        self.search(state)
+        // Characters beyond ASCII take several states each, and are hardly ever the shorter way.
+        let ascii = self.representatives.partition_point(u8::is_ascii);
+        match self.search(state, ascii) {
+            NEVER => {
+                let cost = self.search(state, self.representatives.len());
+                if cost == NEVER {
+                    self.nearest.insert(state, (NEVER, 0));
+                }
+                cost
+            }
+            cost => cost,
+        }
     }
 
-    /// Breadth first, until an end is met, or states whose distance is known prove that no end is nearer.
-    fn search(&mut self, from: StateID) -> Cost {
+    /// Breadth first by the first `choices` of the representatives, until an end is met, or states whose distance is known make
+    /// a nearer one unlikely.
+    fn search(&mut self, from: StateID, choices: usize) -> Cost {
         // How each state was reached: from which, by which byte, after how many bytes.
         let mut reached: HashMap<StateID, (StateID, u8, Cost)> = HashMap::new();
         reached.insert(from, (from, 0, 0));
+        let mut more = MORE_SEARCH;
         let mut queue = VecDeque::from([from]);
         let mut best: Option<(Cost, StateID)> = None;
         while let Some(state) = queue.pop_front() {
             let depth = reached[&state].2;
-            if best.is_some_and(|(cost, _)| depth + 1 >= cost) || reached.len() > MAX_SEARCH {
+            if let Some((cost, _)) = best {
+                more -= 1;
+                if depth + 1 >= cost || more == 0 {
+                    break;
+                }
+            }
+            if reached.len() > MAX_SEARCH {
                 break;
             }
-            for at in 0..self.representatives.len() {
+            for at in 0..choices {
                 let byte = self.representatives[at];
                 let next = self.dfa.transition(state, byte);
                 if next.is_dead() || reached.contains_key(&next) {
@@ -188,10 +210,7 @@ impl Lexemes {
                 }
             }
         }
-        let Some((total, end)) = best else {
-            self.nearest.insert(from, (NEVER, 0));
-            return NEVER;
-        };
+        let Some((total, end)) = best else { return NEVER };
         // All states of the way have their distance now.
         let mut state = end;
         while state != from {

@@ -5,8 +5,9 @@
 //! ([`chart`], [`lexemes`]). As every row of the chart keeps what the parts that wait there need at least, the least number of
 //! bytes to the end is known after every token, whatever is open: strings, keys, branches, recursion.
 //!
-//! "Shortest" is exact in bytes; of the tokens, the fewest that write those bytes are taken. Another document may have more
-//! bytes and yet fewer tokens. A number of bytes is never less than the number of tokens that they need.
+//! "Shortest" is exact in bytes, but for patterns where it would take characters beyond ASCII or many states to see; of the tokens,
+//! the fewest that write those bytes are taken. Another document may have more bytes and yet fewer tokens. A number of bytes is
+//! never less than the number of tokens that they need.
 
 mod chart;
 mod lexemes;

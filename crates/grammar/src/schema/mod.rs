@@ -40,6 +40,35 @@ impl Prepared {
     pub(crate) fn into_schema(self) -> Value {
         self.0
     }
+
+    /// Bytes that may be left of a text, a number or a constant that has begun, about.
+    pub(crate) fn longest_part(&self) -> usize {
+        longest_part(&self.0)
+    }
+}
+
+fn longest_part(schema: &Value) -> usize {
+    let own = |key: &str, value: &Value| match (key, value) {
+        ("enum", Value::Array(values)) => {
+            values.iter().map(|v| v.to_string().len()).max().unwrap_or(0)
+        }
+        ("minLength", Value::Number(length)) => length.as_u64().unwrap_or(0) as usize,
+        // As long as it is written, as often as it repeats.
+        ("pattern", Value::String(pattern)) => {
+            let numbers =
+                pattern.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
+            pattern.len() * (1 + numbers.filter(|n| *n < 1000).max().unwrap_or(0))
+        }
+        _ => 64,
+    };
+    match schema {
+        Value::Object(keys) => {
+            let parts = keys.iter().map(|(key, value)| own(key, value).max(longest_part(value)));
+            parts.max().unwrap_or(0)
+        }
+        Value::Array(items) => items.iter().map(longest_part).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// Prepares a schema, or an example of what is wanted.
