@@ -60,6 +60,7 @@ fn properties(cases: u32) -> Result<()> {
     let start = Instant::now();
     run(cargo()
         .env("PROPTEST_CASES", cases.to_string())
+        .env("HALFBYTE_SOAK", "1")
         .args(["test", "--release", "--workspace", "--locked", "--lib", "--bins", "--tests"])
         .arg("--no-fail-fast"))?;
     println!("soak: {cases} cases of each property test, {:.0} s", start.elapsed().as_secs_f64());

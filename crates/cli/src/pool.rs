@@ -272,6 +272,8 @@ mod tests {
              1.0 MB, but 3.0 MB are available; --context 992 would fit"
         );
         assert!(refused(&[], None, 2_000_000).contains("take a smaller model"));
-        assert!(refused(&["--kv-memory", "1MB"], None, 2_500_000).contains("500 kB"), "left");
+        assert!(
+            refused(&["--kv-memory", "1MB"], None, 2_500_000).contains("and 2.5 MB are available")
+        );
     }
 }

@@ -126,10 +126,10 @@ impl Closer {
         if !verify(vocabulary, &mut fresh.clone(), &shortest)? {
             return Err(GrammarError::Failed("its shortest answer does not fit".into()));
         }
-        // A token opens as many parts as it has brackets, each as long as the largest of the shortest texts at most; and it
-        // may choose a long way to the end of a text.
-        let parts = 2 + vocabulary.most_brackets();
-        let margin = 64 + longest_part + parts * table.largest_part() as usize;
+        // A token makes a choice with each bracket that it opens, and one or two more; and it may choose a long way to the end
+        // of a text.
+        let choices = 2 + vocabulary.most_brackets();
+        let margin = 64 + longest_part + choices * table.largest_choice() as usize;
         let lexemes = Mutex::new(lexemes);
         Ok(Closer { table, lexemes, fresh: chart, shortest, margin })
     }

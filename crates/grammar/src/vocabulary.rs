@@ -231,7 +231,7 @@ fn limits() -> ParserLimits {
         initial_lexer_fuel: 1_000_000,
         step_lexer_fuel: 200_000,
         step_max_items: 50_000,
-        max_lexer_states: 100_000,
+        max_lexer_states: 200_000,
         max_grammar_size: 30_000,
         precompute_large_lexemes: true,
         verbose_errors: false,

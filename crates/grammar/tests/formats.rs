@@ -264,3 +264,25 @@ fn formats_are_told_from_the_templates_of_real_families() {
         assert_eq!(ToolFormat::detect(case["template"].as_str().unwrap()), format, "{fixture}");
     }
 }
+
+#[test]
+fn long_texts_end_in_time() {
+    let (vocabulary, tokens) = (demo(), demo_tokens());
+    for schema in [
+        json!({"type": "string", "minLength": 4_000}),
+        json!({"type": "array", "items": {"type": "string", "minLength": 300}, "minItems": 40}),
+        json!({"type": "string", "pattern": "^(a|b{150})+$"}),
+        json!({"enum": ["a", "abcdefghijklmnopqrstuvwxyz".repeat(20)]}),
+    ] {
+        let spec = Spec::JsonSchema { schema: schema.clone(), open: false };
+        let grammar = Grammar::compile(&vocabulary, &spec).unwrap();
+        let shortest = grammar.shortest().unwrap();
+        for seed in 0..4 {
+            let budget = shortest + 40 * seed as usize;
+            let walk =
+                walk(&grammar, &vocabulary, &tokens, budget, Chooser::Uniform, &mut Rng(seed));
+            assert!(walk.complete);
+            assert_eq!(invalid(&schema, &serde_json::from_slice(&walk.text).unwrap()), None);
+        }
+    }
+}

@@ -253,8 +253,12 @@ fn schemas_are_bounded() {
     let wide: serde_json::Map<_, _> =
         (0..6000).map(|at| (format!("p{at}"), json!({"type": "null"}))).collect();
     let many: Vec<_> = (0..3000).collect();
+    let lengths: Vec<_> =
+        (0..10).map(|at| json!({"type": "string", "maxLength": 3000 + at})).collect();
     let vocabulary = demo();
-    for schema in [deep, json!({"properties": wide}), json!({"enum": many})] {
+    for schema in
+        [deep, json!({"properties": wide}), json!({"enum": many}), json!({"anyOf": lengths})]
+    {
         let spec = Spec::JsonSchema { schema, open: false };
         let error = Grammar::compile(&vocabulary, &spec).unwrap_err();
         assert!(matches!(error, grammar::GrammarError::TooLarge(_)), "{error}");

@@ -179,7 +179,8 @@ mod tests {
         lines.write_all(b"the last\n").unwrap();
         flush(&lines.sender);
         let text = String::from_utf8(pipe.hold().clone()).unwrap();
-        assert!(text.starts_with("line 0\n") && text.ends_with("the last\n"));
+        // The loss may be told before any line, where the thread began late.
+        assert!(text.contains("line 0\n") && text.ends_with("the last\n"));
         assert!(text.contains("lines of the log were lost"), "{}", &text[text.len() - 200..]);
     }
 }

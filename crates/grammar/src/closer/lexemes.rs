@@ -31,7 +31,8 @@ pub(crate) struct Lexemes {
 impl Lexemes {
     pub(crate) fn new(grammar: &CGrammar, limits: &ParserLimits) -> Result<Self, String> {
         let spec = grammar.lexer_spec();
-        let dfa = spec.to_regex_vec(&mut limits.clone()).map_err(|e| e.to_string())?;
+        let mut dfa = spec.to_regex_vec(&mut limits.clone()).map_err(|e| e.to_string())?;
+        dfa.set_max_states(limits.max_lexer_states);
         let mut seen = vec![false; 256];
         let pleasant = |byte: u8| match byte {
             b'0' | b'a' => 0,

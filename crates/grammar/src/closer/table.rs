@@ -151,9 +151,14 @@ impl Table {
         }
     }
 
-    /// Bytes of the largest of the shortest texts of all symbols but the first: what a step may open at most.
-    pub(crate) fn largest_part(&self) -> Cost {
-        let parts = self.symbols.iter().skip(1).map(|symbol| symbol.least);
-        parts.filter(|&cost| cost != NEVER).max().unwrap_or(0)
+    /// Bytes that one choice may add to the way to the end: an optional part, or another than the shortest of several.
+    pub(crate) fn largest_choice(&self) -> Cost {
+        let choices =
+            self.symbols.iter().filter(|symbol| symbol.nullable || symbol.rules.len() > 1);
+        let added = choices.flat_map(|symbol| {
+            let costs = symbol.rules.iter().map(|&rule| self.rest[rule as usize]);
+            costs.filter(|&cost| cost != NEVER).map(|cost| cost.saturating_sub(symbol.least))
+        });
+        added.max().unwrap_or(0)
     }
 }

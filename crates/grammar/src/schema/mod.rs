@@ -10,6 +10,7 @@
 //! - Properties come in the schema's order. Where a schema leaves keys open, one may come twice; parsers take the last.
 //! - Numbers have no exponent; integers go to 10^18, other numbers to 10^15, unless the schema's bounds lie beyond.
 //! - Strings have no `\u` escapes; every character but control characters can be written as it is.
+//! - A `maxLength` beyond 4,000 is 4,000.
 //! - White space between parts is at most 64 characters.
 
 mod words;

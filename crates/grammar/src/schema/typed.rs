@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 use super::merge::intersect;
 use super::node::{Additional, Array, Bound, Node, Number, Object, Text};
 use super::read::{Read, Reader};
-use super::words::{FORMATS, MAX_COUNT, MAX_ENUM, names_string, pointer, type_of_keyword};
+use super::words::{
+    FORMATS, MAX_COUNT, MAX_ENUM, MAX_LENGTH, names_string, pointer, type_of_keyword,
+};
 use crate::GrammarError;
 
 impl Reader<'_> {
@@ -191,6 +193,12 @@ impl Reader<'_> {
             max: self.count(keys, "maxLength", path)?,
             ..Text::default()
         };
+        if text.min > MAX_LENGTH {
+            let at = pointer(path, "minLength");
+            let message = format!("{}{at}: it may be {MAX_LENGTH} at most", self.prefix);
+            return Err(GrammarError::TooLarge(message));
+        }
+        text.max = text.max.map(|max| max.min(MAX_LENGTH));
         if let Some(pattern) = keys.get("pattern") {
             let at = pointer(path, "pattern");
             let pattern =

@@ -13,6 +13,11 @@ pub(super) const MAX_ENUM: usize = 2_000;
 /// Largest length, number of items or of properties that a schema may speak of.
 pub(super) const MAX_COUNT: u64 = 20_000;
 
+/// Largest `minLength`, and what a larger `maxLength` is lowered to: the lexer has a few states for every character.
+pub(super) const MAX_LENGTH: usize = 4_000;
+/// Sum of the lengths that differ from each other in a schema.
+pub(super) const MAX_LENGTHS: usize = 12_000;
+
 /// Formats of strings that are enforced.
 pub(super) const FORMATS: [&str; 10] =
     ["date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::node::{Additional, Array, Bound, Node, Number, Object, Text};
+use super::words::MAX_LENGTHS;
 use crate::GrammarError;
 
 /// Nodes of a prepared schema.
@@ -26,11 +27,13 @@ const TIME: &str = concat!(
 struct Writer {
     open: bool,
     nodes: usize,
+    /// Least and greatest lengths of texts, those that are the same once.
+    lengths: Vec<(usize, Option<usize>)>,
 }
 
 /// Writes a root and its definitions.
 pub(super) fn schema(root: &Node, definitions: &[Node], open: bool) -> Result<Value, GrammarError> {
-    let mut writer = Writer { open, nodes: 0 };
+    let mut writer = Writer { open, nodes: 0, lengths: Vec::new() };
     let mut named = Map::new();
     for (index, definition) in definitions.iter().enumerate() {
         named.insert(index.to_string(), writer.node(definition)?);
@@ -57,7 +60,10 @@ impl Writer {
             Node::Null => json!({"type": "null"}),
             Node::Boolean => json!({"type": "boolean"}),
             Node::Number(number) => self::number(number),
-            Node::String(text) => self::text(text),
+            Node::String(text) => {
+                self.count_lengths(text)?;
+                self::text(text)
+            }
             Node::Array(array) => self.array(array)?,
             Node::Object(object) => self.object(object)?,
             Node::Enum(values) => json!({"enum": values}),
@@ -67,6 +73,21 @@ impl Writer {
             }
             Node::Ref(index) => json!({"$ref": format!("#/$defs/{index}")}),
         })
+    }
+
+    fn count_lengths(&mut self, text: &Text) -> Result<(), GrammarError> {
+        if !self.lengths.contains(&(text.min, text.max)) {
+            self.lengths.push((text.min, text.max));
+        }
+        let sum: usize = self.lengths.iter().map(|(min, max)| max.unwrap_or(*min)).sum();
+        if sum > MAX_LENGTHS {
+            let message = format!(
+                "the lengths of texts, each counted once, come to {sum}, of at most {MAX_LENGTHS}: give more texts the same \
+                 `maxLength`, or none"
+            );
+            return Err(GrammarError::TooLarge(message));
+        }
+        Ok(())
     }
 
     fn array(&mut self, array: &Array) -> Result<Value, GrammarError> {
