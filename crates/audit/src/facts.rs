@@ -131,7 +131,7 @@ fn is_zero(value: &u64) -> bool {
 }
 
 impl DeviceCode {
-    /// [`DeviceCode::target`], parsed. Written by [`DeviceCode::name`], it always can be, unless facts were edited.
+    /// [`DeviceCode::target`], parsed. Written by `DeviceCode::name`, it always can be, unless facts were edited.
     pub fn parsed(&self) -> Option<Target> {
         self.target.parse().ok()
     }

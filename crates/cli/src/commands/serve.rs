@@ -97,7 +97,7 @@ struct AccessArgs {
     /// Let everybody ask who reaches the address
     #[arg(long)]
     insecure_no_auth: bool,
-    /// Origin of web pages that may ask, as https://example.org, or *; may be repeated
+    /// Origin of web pages that may ask, as `https://example.org`, or `*`; may be repeated
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     cors_origin: Vec<String>,
     /// Seconds that answers may take to end after SIGTERM
