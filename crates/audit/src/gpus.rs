@@ -12,8 +12,7 @@ pub struct Gpu {
 }
 
 /// Where [`GPUS`] comes from.
-pub const SOURCE: &str =
-    "https://developer.nvidia.com/cuda-gpus (and cuda-legacy-gpus), read 2026-11";
+pub const SOURCE: &str = "https://developer.nvidia.com/cuda-gpus (and cuda-legacy-gpus)";
 
 const fn gpu(name: &'static str, major: u32, minor: u32) -> Gpu {
     Gpu { name, compute_capability: ComputeCapability { major, minor } }
