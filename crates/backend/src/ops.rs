@@ -209,8 +209,9 @@ pub trait Backend: Storage {
     /// draws by itself leaves the logits where they are, but for those of the rows `rows[kept[i]]`, ascending, which come to
     /// the host in `logits`, `[kept.len(), vocab_size]`; what is drawn from those is for the caller to use or not.
     ///
-    /// `choose` says how to draw. It is called once, with empty [`Draws`], when the forward pass has been handed over: where
-    /// a device computes it, what `choose` does costs no time. A step that fails before calls it never.
+    /// `choose` says how to draw. It is called once, with empty [`Draws`]: where a device computes the forward pass, after
+    /// that has been handed over, so that what `choose` does costs no time; else before it. A step that fails before calls
+    /// it never.
     ///
     /// # Errors
     /// As those of [`Backend::run`].
