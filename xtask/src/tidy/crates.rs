@@ -5,16 +5,20 @@ use std::collections::BTreeSet;
 use super::repository::{Repository, code, lines};
 
 /// A crate's folder, and the crates of ours that it may use, tests aside.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("quant", &[]),
     ("backend", &["quant"]),
     ("cuda", &["backend", "quant"]),
     ("model", &["backend", "quant"]),
     ("grammar", &[]),
     ("audit", &[]),
+    ("extract", &[]),
     ("engine", &["model", "grammar", "backend"]),
-    ("server", &["engine", "model", "grammar", "backend"]),
-    ("cli", &["audit", "server", "engine", "grammar", "model", "cuda", "backend", "quant"]),
+    ("server", &["extract", "engine", "model", "grammar", "backend"]),
+    (
+        "cli",
+        &["audit", "extract", "server", "engine", "grammar", "model", "cuda", "backend", "quant"],
+    ),
 ];
 
 /// Where something must not be, what, and the invariant that this is.
