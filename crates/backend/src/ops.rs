@@ -229,6 +229,13 @@ pub trait Backend: Storage {
     where
         Self: Sized;
 
+    /// Brings logits of the last [`Backend::run_and_draw`] to the host: of its rows `rows[i]`, ascending,
+    /// `[rows.len(), vocab_size]`. For the rare token that is not to be taken.
+    ///
+    /// # Errors
+    /// As those of [`Backend::run`].
+    fn last_logits(&mut self, rows: &[u32], logits: &mut Vec<f32>) -> Result<(), BackendError>;
+
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, table: &Self::Table, tokens: &[u32], out: &mut Self::Buffer);
     /// `out = linear(norm(x))`, the outputs of the stack side by side.

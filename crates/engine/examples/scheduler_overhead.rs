@@ -4,7 +4,8 @@
 //! cargo run --release -p halfbyte-engine --example scheduler_overhead -- [SEQUENCES] [CONTEXT] [TOKENIZER] [KIND]
 //! ```
 //! `outside` is what a device would wait for: the time between two calls of `step_and_draw`. `choose` is done while it works.
-//! KIND is `plain`, `stop` (a stop string each), `top` (five alternatives each) or `penalty`.
+//! KIND is `plain`, `stop` (a stop string each), `top` (five alternatives each), `penalty`, or `schema` (the same JSON Schema for
+//! all, tokens drawn evenly from the masks).
 
 #![allow(clippy::unwrap_used, reason = "an example may end as it likes")]
 
@@ -12,12 +13,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use backend::{BackendError, Batch, Drawn, Draws, KV_BLOCK_SIZE, StepLimits};
+use backend::{BackendError, Batch, Drawn, Draws, KV_BLOCK_SIZE, StepLimits, mask_words};
 use engine::{Engine, EngineConfig, ModelRunner, Request, SamplingParams};
+use grammar::{Grammar, Spec};
 use model::{Config, Tokenizer};
+use serde_json::json;
 
 /// Steps that are measured.
 const STEPS: usize = 400;
+
+/// Tokens of an answer at most: enough for the schema's shortest in bytes, so that no budget is near.
+const MAX_TOKENS: usize = 4 * STEPS;
 
 /// Times of one step.
 #[derive(Default, Clone, Copy)]
@@ -71,27 +77,63 @@ impl ModelRunner for Null {
         for _ in rows {
             self.next = self.next.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let token = (self.next >> 8) % self.config.vocab_size as u32;
+            let token = match draws.draws[drawn.len()].mask {
+                Some(mask) => allowed_from(token, mask, &draws.masks, self.config.vocab_size),
+                None => token,
+            };
             drawn.push(Drawn { token, logprob: -1.0, is_finite: true, allowed: true });
         }
-        logits.clear();
-        for _ in kept {
-            logits.extend_from_slice(&self.row);
-        }
+        self.last_logits(kept, logits)?;
         *self.times.lock().unwrap() = Times { runner: start.elapsed() - choose, choose };
+        Ok(())
+    }
+
+    fn last_logits(&mut self, which: &[u32], logits: &mut Vec<f32>) -> Result<(), BackendError> {
+        logits.clear();
+        which.iter().for_each(|_| logits.extend_from_slice(&self.row));
         Ok(())
     }
 }
 
-fn request(seed: u64, context: usize, kind: &str) -> Request {
+/// The first token from `token` on that a mask allows.
+fn allowed_from(token: u32, mask: u32, masks: &[u32], vocab_size: usize) -> u32 {
+    let words = &masks[mask as usize * mask_words(vocab_size)..][..mask_words(vocab_size)];
+    let is_allowed = |token: &u32| words[(token / 32) as usize] >> (token % 32) & 1 == 1;
+    (token..vocab_size as u32).chain(0..token).find(is_allowed).unwrap()
+}
+
+/// A document that does not end within the steps that are measured.
+fn grammar(tokenizer: &Tokenizer) -> Grammar {
+    let line = json!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "integer", "minimum": 0, "maximum": 99999 },
+            "kind": { "enum": ["goods", "service", "tax", "discount"] },
+            "amount": { "type": "number" },
+            "note": { "type": ["string", "null"], "maxLength": 24 },
+            "booked": { "type": "boolean" },
+        },
+        "required": ["id", "kind", "amount", "note", "booked"],
+    });
+    let lines = json!({ "type": "array", "minItems": 20, "items": line });
+    let schema =
+        json!({ "type": "object", "properties": { "lines": lines }, "required": ["lines"] });
+    let eos = tokenizer.vocab_size() as u32 - 1;
+    let vocabulary = engine::vocabulary(tokenizer, tokenizer.vocab_size(), &[eos]).unwrap();
+    Grammar::compile(&Arc::new(vocabulary), &Spec::JsonSchema { schema, open: false }).unwrap()
+}
+
+fn request(seed: u64, context: usize, kind: &str, grammar: &Grammar) -> Request {
     let prompt = (0..context as u64).map(|i| ((seed * 7919 + i * 31) % 200) as u32).collect();
     let mut request = Request {
         prompt,
-        max_tokens: STEPS + 200,
+        max_tokens: MAX_TOKENS,
         sampling: SamplingParams { temperature: 0.7, seed, ..SamplingParams::default() },
         ..Request::default()
     };
     match kind {
         "plain" => {}
+        "schema" => request.grammar = Some(grammar.clone()),
         "stop" => request.stop.push("\n\nHuman:".to_owned()),
         "top" => request.top_logprobs = 5,
         "penalty" => request.sampling.presence_penalty = 0.5,
@@ -124,7 +166,7 @@ fn main() {
     config.vocab_size = tokenizer.vocab_size();
     let vocab_size = config.vocab_size;
     let times = Arc::new(Mutex::new(Times::default()));
-    let pool = sequences * (context + STEPS + 300).next_multiple_of(KV_BLOCK_SIZE);
+    let pool = sequences * (context + MAX_TOKENS + 100).next_multiple_of(KV_BLOCK_SIZE);
     let null = Null {
         config,
         limits: StepLimits { tokens: 2048, rows: sequences, sequences },
@@ -134,15 +176,16 @@ fn main() {
         times: Arc::clone(&times),
     };
     let config = EngineConfig {
-        context: context + STEPS + 300,
+        context: context + MAX_TOKENS + 100,
         max_num_seqs: sequences,
         max_num_batched_tokens: 2048,
         max_waiting: sequences,
         prefix_cache: true,
     };
+    let grammar = grammar(&tokenizer);
     let mut engine = Engine::new(Box::new(null), tokenizer, config);
     for seed in 0..sequences as u64 {
-        engine.submit(request(seed, context, &kind)).unwrap();
+        engine.submit(request(seed, context, &kind, &grammar)).unwrap();
     }
     let (mut outside, mut choose, mut events) = (Vec::new(), Vec::new(), 0);
     while outside.len() < STEPS {

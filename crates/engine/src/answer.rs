@@ -84,10 +84,7 @@ impl Choice {
 
     /// Whether the host has to see the logits.
     pub(crate) fn needs_logits(&self) -> bool {
-        let near_limit = |matcher: &Matcher| matcher.is_near_limit(self.remaining());
-        self.top_logprobs > 0
-            || self.sampler.has_penalties()
-            || self.matcher.as_ref().is_some_and(near_limit)
+        self.top_logprobs > 0 || self.sampler.has_penalties()
     }
 
     /// How many alternatives are reported with each token.
@@ -115,26 +112,14 @@ impl Choice {
         Draw { mask, ..self.sampler.next_draw() }
     }
 
-    /// Takes a token that a device drew. Where the grammar refuses it, the next one of a completion comes instead: rare,
-    /// for near the limit the host chooses.
-    pub(crate) fn take_drawn(&mut self, drawn: &Drawn) -> Result<Chosen, EngineError> {
-        let (mut token, mut logprob) = (drawn.token, drawn.logprob);
-        let taken = match drawn.allowed {
-            true => self.take(token)?,
-            false => None,
-        };
-        let taken = match taken {
-            Some(taken) => taken,
-            None => {
-                // Its logits stayed on the device.
-                logprob = f32::NEG_INFINITY;
-                let taken;
-                (token, taken) = self.take_next_of_completion()?;
-                taken
-            }
-        };
-        let top_logprobs = Vec::new();
-        Ok(Chosen::new(GeneratedToken { token, logprob, top_logprobs, text: String::new() }, taken))
+    /// Takes a token that a device drew; `None` if there was none, or if the answer could not end within its budget after it:
+    /// the host then chooses another.
+    pub(crate) fn take_drawn(&mut self, drawn: &Drawn) -> Result<Option<Chosen>, EngineError> {
+        let Drawn { token, logprob, allowed, .. } = *drawn;
+        let taken = if allowed { self.take(token)? } else { None };
+        let (top_logprobs, text) = (Vec::new(), String::new());
+        Ok(taken
+            .map(|taken| Chosen::new(GeneratedToken { token, logprob, top_logprobs, text }, taken)))
     }
 
     /// Chooses and takes the next token on the host, of those in `mask`; what is refused is taken out of it. `normalizer` is

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backend::KV_BLOCK_SIZE;
+use backend::{BackendError, KV_BLOCK_SIZE};
 use model::Tokenizer;
 
 use crate::answer::{Answer, Chosen};
@@ -282,7 +282,10 @@ impl Engine {
                 Ok(ended) => ended,
                 Err(error) => return Err(self.die(error.into(), on_event)),
             };
-            report.generated = self.take_results(&mut ended);
+            report.generated = match self.take_results(&mut ended) {
+                Ok(generated) => generated,
+                Err(error) => return Err(self.die(error.into(), on_event)),
+            };
             for id in ended {
                 self.scheduler.remove(id);
             }
@@ -305,7 +308,7 @@ impl Engine {
     }
 
     /// Enters what the step gave; adds the requests that end with it to `ended`. Returns how many tokens were generated.
-    fn take_results(&mut self, ended: &mut Vec<RequestId>) -> usize {
+    fn take_results(&mut self, ended: &mut Vec<RequestId>) -> Result<usize, BackendError> {
         self.scheduler.computed(&self.step.plan);
         for chunk in &self.step.plan {
             let sequence = self.scheduler.running_mut(chunk.index);
@@ -315,7 +318,8 @@ impl Engine {
             }
         }
         let mut generated = 0;
-        for (row, found) in self.step.results(&mut self.answers, &self.scheduler) {
+        let Engine { runner, scheduler, answers, step, .. } = self;
+        for (row, found) in step.results(&mut **runner, answers, scheduler)? {
             // One that failed with an earlier row has no use for the rest.
             if ended.contains(&row.id) {
                 continue;
@@ -339,7 +343,7 @@ impl Engine {
             }
         }
         self.generated_tokens += generated as u64;
-        generated
+        Ok(generated)
     }
 
     /// Takes a token that was generated. Says whether it ends the answer.

@@ -36,6 +36,12 @@ pub trait ModelRunner: Send {
         drawn: &mut Vec<Drawn>,
         logits: &mut Vec<f32>,
     ) -> Result<(), BackendError>;
+    /// Leaves in `logits` those of the last [`ModelRunner::step_and_draw`], of its `rows[which[i]]`, ascending:
+    /// `[which.len(), vocab_size]`.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn last_logits(&mut self, which: &[u32], logits: &mut Vec<f32>) -> Result<(), BackendError>;
 }
 
 /// A model, its backend and its cache.
@@ -122,5 +128,9 @@ impl<B: Backend> ModelRunner for Runner<B> {
         let Runner { backend, model, workspace, cache, .. } = self;
         let choose = &mut choose;
         model.step_and_draw(backend, workspace, cache, batch, rows, kept, choose, drawn, logits)
+    }
+
+    fn last_logits(&mut self, which: &[u32], logits: &mut Vec<f32>) -> Result<(), BackendError> {
+        self.backend.last_logits(which, logits)
     }
 }

@@ -30,6 +30,9 @@ pub(crate) struct Row {
     mask: Option<u32>,
 }
 
+/// What a row gave, or why its request fails.
+type RowResult = Result<Found, EngineError>;
+
 /// What a row gave.
 pub(crate) enum Found {
     /// The answer's next token.
@@ -140,21 +143,50 @@ impl Step {
     }
 
     /// What the rows gave, in their order; nothing for requests that are gone.
+    ///
+    /// # Errors
+    /// Where the device fails.
     pub(crate) fn results(
         &mut self,
+        runner: &mut dyn ModelRunner,
         answers: &mut Answers,
         scheduler: &Scheduler,
-    ) -> Vec<(Row, Result<Found, EngineError>)> {
+    ) -> Result<Vec<(Row, RowResult)>, BackendError> {
         let mut found: Vec<_> = self.rows.iter().zip(&self.drawn).map(check_finite).collect();
         self.sample(answers, &mut found);
         self.look_up(answers, scheduler, &mut found);
-        let rows = self.rows.iter().zip(&self.drawn).zip(found);
-        let result = |((row, drawn), found): ((&Row, &Drawn), Option<_>)| {
-            let answer = answers.get_mut(&row.id)?;
-            let found = found.unwrap_or_else(|| answer.choice.take_drawn(drawn).map(Found::Token));
-            Some((*row, found))
-        };
-        rows.filter_map(result).collect()
+        let refused = self.take_drawn(answers, &mut found);
+        if !refused.is_empty() {
+            runner.last_logits(&refused, &mut self.logits)?;
+            for (kept, &at) in refused.iter().enumerate() {
+                self.rows[at as usize].kept = Some(kept);
+            }
+            self.sample(answers, &mut found);
+        }
+        let rows = self.rows.iter().zip(found).filter(|(row, _)| answers.contains_key(&row.id));
+        Ok(rows.filter_map(|(row, found)| Some((*row, found?))).collect())
+    }
+
+    /// Takes the tokens that the device drew. Returns the rows, ascending, whose answers refuse theirs: it is out of their
+    /// masks then.
+    fn take_drawn(&mut self, answers: &mut Answers, found: &mut [Option<RowResult>]) -> Vec<u32> {
+        let words = mask_words(self.vocab_size);
+        let mut refused = Vec::new();
+        for (at, (row, drawn)) in self.rows.iter().zip(&self.drawn).enumerate() {
+            let (None, Some(answer)) = (&found[at], answers.get_mut(&row.id)) else { continue };
+            match answer.choice.take_drawn(drawn) {
+                Ok(Some(chosen)) => found[at] = Some(Ok(Found::Token(chosen))),
+                Err(error) => found[at] = Some(Err(error)),
+                Ok(None) => {
+                    refused.push(at as u32);
+                    if let Some(mask) = row.mask {
+                        let word = mask as usize * words + (drawn.token / 32) as usize;
+                        self.masks[word] &= !(1 << (drawn.token % 32));
+                    }
+                }
+            }
+        }
+        refused
     }
 
     /// Logits of a row that came to the host.
@@ -169,7 +201,7 @@ impl Step {
     }
 
     /// Chooses the tokens that the host has to choose.
-    fn sample(&mut self, answers: &mut Answers, found: &mut [Option<Result<Found, EngineError>>]) {
+    fn sample(&mut self, answers: &mut Answers, found: &mut [Option<RowResult>]) {
         let words = mask_words(self.vocab_size);
         let mut masks = std::mem::take(&mut self.masks);
         let mut chunks = masks.chunks_exact_mut(words);
@@ -193,13 +225,8 @@ impl Step {
     }
 
     /// Looks up what the model thought of tokens of prompts.
-    fn look_up(
-        &self,
-        answers: &Answers,
-        scheduler: &Scheduler,
-        found: &mut [Option<Result<Found, EngineError>>],
-    ) {
-        let look_up = |(at, found): (usize, &mut Option<Result<Found, EngineError>>)| {
+    fn look_up(&self, answers: &Answers, scheduler: &Scheduler, found: &mut [Option<RowResult>]) {
+        let look_up = |(at, found): (usize, &mut Option<RowResult>)| {
             let row = &self.rows[at];
             let (Some(answer), Some(kept)) = (answers.get(&row.id), row.kept) else { return };
             if row.draws || found.is_some() {
@@ -222,7 +249,7 @@ impl Step {
     }
 }
 
-fn check_finite((row, drawn): (&Row, &Drawn)) -> Option<Result<Found, EngineError>> {
+fn check_finite((row, drawn): (&Row, &Drawn)) -> Option<RowResult> {
     (!drawn.is_finite).then_some(Err(EngineError::NotFinite { position: row.position }))
 }
 

@@ -20,8 +20,6 @@ struct Times {
     compile: Vec<f64>,
     mask: Vec<f64>,
     accept: Vec<f64>,
-    /// Those of them near the limit.
-    accept_near: Vec<f64>,
 }
 
 fn main() {
@@ -47,7 +45,7 @@ fn main() {
         json!({
             "vocabulary": tokens.len(), "prepare_ms": prepared, "schemas": schemas,
             "compile_us": summary(&mut times.compile), "mask_us": summary(&mut times.mask),
-            "accept_us": summary(&mut times.accept), "accept_near_limit_us": summary(&mut times.accept_near),
+            "accept_us": summary(&mut times.accept),
         })
     );
 }
@@ -92,14 +90,10 @@ fn answer(
             if token == EOS {
                 return;
             }
-            let near = matcher.is_near_limit(remaining);
             let started = Instant::now();
             let accepted = matcher.accept(token, remaining).unwrap_or_else(|e| panic!("{e}"));
             let spent = started.elapsed().as_secs_f64() * 1e6;
             times.accept.push(spent);
-            if near {
-                times.accept_near.push(spent);
-            }
             if accepted {
                 taken = Some(token);
                 break;

@@ -22,8 +22,6 @@ pub(crate) struct Source {
     pub(crate) ends_in_time: bool,
     /// Whether answers are JSON, so that its bounds apply.
     pub(crate) json: bool,
-    /// Bytes that may be left of a lexeme that has begun, about.
-    pub(crate) longest_part: usize,
     /// Special tokens that the grammar names.
     pub(crate) specials: Vec<u32>,
     /// Where text may come instead: how a call begins.
@@ -79,14 +77,12 @@ fn text(lark: String) -> Source {
         grammar: TopLevelGrammar::from_lark(lark),
         ends_in_time: false,
         json: false,
-        longest_part: 0,
         specials: Vec::new(),
         opening: None,
     }
 }
 
 fn document(vocabulary: &Vocabulary, prepared: Prepared) -> Source {
-    let longest_part = prepared.longest_part();
     let json = prepared.into_schema();
     let grammar = if vocabulary.strips_leading_space() {
         let lark = GrammarWithLexer::from_lark("start: \" \"? @document".into());
@@ -94,14 +90,7 @@ fn document(vocabulary: &Vocabulary, prepared: Prepared) -> Source {
     } else {
         TopLevelGrammar::from_json_schema(json)
     };
-    Source {
-        grammar,
-        ends_in_time: true,
-        json: true,
-        longest_part,
-        specials: Vec::new(),
-        opening: None,
-    }
+    Source { grammar, ends_in_time: true, json: true, specials: Vec::new(), opening: None }
 }
 
 fn named(mut grammars: Vec<GrammarWithLexer>, schemas: Vec<(&str, Value)>) -> TopLevelGrammar {
@@ -140,7 +129,6 @@ fn choice(vocabulary: &Vocabulary, choices: &[String]) -> Result<Source, Grammar
     texts.dedup();
     let mut source = text(format!("start: {}", texts.join(" | ")));
     source.ends_in_time = true;
-    source.longest_part = choices.iter().map(String::len).max().unwrap_or(0);
     Ok(source)
 }
 
@@ -206,7 +194,6 @@ fn calls(
     let between = if several && !format.list { " (\"\\n\"? call)*" } else { "" };
     let lark = format!("start: {space}call{between}\ncall: {begin} \" \"? @calls {end}\n");
     Ok(Source {
-        longest_part: prepared.longest_part(),
         grammar: named(
             vec![GrammarWithLexer::from_lark(lark)],
             vec![("calls", prepared.into_schema())],

@@ -30,8 +30,6 @@ pub(crate) struct Closer {
     fresh: Chart,
     /// Tokens of the shortest answer, which llguidance has verified.
     shortest: Vec<u32>,
-    /// What one token may add to the way to the end, in bytes.
-    pub(crate) margin: usize,
 }
 
 impl fmt::Debug for Grammar {
@@ -79,9 +77,7 @@ impl Grammar {
             return Err(GrammarError::Failed(one_line(&error)));
         }
         let closer = match closer {
-            Some((table, lexemes)) => {
-                Some(Closer::new(vocabulary, &fresh, table, lexemes, source.longest_part)?)
-            }
+            Some((table, lexemes)) => Some(Closer::new(vocabulary, &fresh, table, lexemes)?),
             None => None,
         };
         Ok(Grammar(Arc::new(Compiled {
@@ -112,7 +108,6 @@ impl Closer {
         fresh: &llguidance::Matcher,
         table: Table,
         mut lexemes: Lexemes,
-        longest_part: usize,
     ) -> Result<Self, GrammarError> {
         let endless =
             || GrammarError::Schema { path: "#".into(), reason: "no finite document fits".into() };
@@ -126,12 +121,8 @@ impl Closer {
         if !verify(vocabulary, &mut fresh.clone(), &shortest)? {
             return Err(GrammarError::Failed("its shortest answer does not fit".into()));
         }
-        // A token makes a choice with each bracket that it opens, and one or two more; and it may choose a long way to the end
-        // of a text.
-        let choices = 2 + vocabulary.most_brackets();
-        let margin = 64 + longest_part + choices * table.largest_choice() as usize;
         let lexemes = Mutex::new(lexemes);
-        Ok(Closer { table, lexemes, fresh: chart, shortest, margin })
+        Ok(Closer { table, lexemes, fresh: chart, shortest })
     }
 
     pub(crate) fn chart(&self) -> Chart {

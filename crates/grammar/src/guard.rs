@@ -3,13 +3,11 @@
 //! Without them a model that repeats itself writes what parsers refuse: brackets beyond their recursion limit (128 in
 //! serde_json), numbers beyond a double. Whoever reaches a bound has other tokens to go on with.
 
-use crate::Vocabulary;
-
 /// Brackets that may be open at once.
-pub(crate) const MAX_OPEN: usize = 96;
+const MAX_OPEN: usize = 96;
 
 /// Characters of a number.
-pub(crate) const MAX_NUMBER: usize = 40;
+const MAX_NUMBER: usize = 40;
 
 /// Where in a JSON text we are, as far as the bounds need it. Text around the document (a call's `<tool_call>`) does not
 /// disturb it: brackets are counted, not matched.
@@ -49,18 +47,11 @@ impl Guard {
         }
         within
     }
-
-    /// Whether some token may go beyond a bound.
-    pub(crate) fn is_near(&self, vocabulary: &Vocabulary) -> bool {
-        self.open + vocabulary.most_brackets() > MAX_OPEN
-            || self.number + vocabulary.most_digits() > MAX_NUMBER
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::bytes_and;
 
     #[test]
     fn brackets_and_digits_count_outside_of_strings_alone() {
@@ -68,9 +59,6 @@ mod tests {
         assert!(guard.read(br#"{"a\"[[[[": ["#));
         assert_eq!((guard.open, guard.in_string), (2, false));
         assert!(guard.read(b"1234567890123456789012345678901234567890"));
-        assert!(guard.is_near(&bytes_and(&["a"])));
-        assert!(!Guard::default().is_near(&bytes_and(&["a"])));
-        assert!(Guard::default().is_near(&bytes_and(&[&"[".repeat(MAX_OPEN + 1)])));
         assert!(!guard.read(b"1"));
         let mut guard = Guard::default();
         assert!(guard.read(&[b'['; MAX_OPEN]));

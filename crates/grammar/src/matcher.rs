@@ -19,6 +19,10 @@ use crate::guard::Guard;
 pub struct Matcher {
     grammar: Arc<Compiled>,
     inner: llguidance::Matcher,
+    /// Tokens that `inner` has yet to take: those of its mask, which it cannot refuse. So what decides about the next step of
+    /// a device does not wait for it.
+    behind: Vec<u32>,
+    is_finished: bool,
     chart: Option<Chart>,
     guard: Guard,
     phase: Phase,
@@ -56,6 +60,8 @@ impl Matcher {
         let closer = grammar.closer.as_ref();
         Matcher {
             inner: grammar.fresh.clone(),
+            behind: Vec::new(),
+            is_finished: false,
             chart: closer.map(Closer::chart),
             guard: Guard::default(),
             phase: if undecided { Phase::Undecided(Vec::new()) } else { Phase::Constrained },
@@ -109,20 +115,6 @@ impl Matcher {
         Ok(())
     }
 
-    /// Whether the budget, or a bound of JSON, is so near that [`Matcher::accept`] may refuse a token of the mask. Far from it
-    /// none is refused, but for patterns of which one token may choose a much longer way than they are written.
-    pub fn is_near_limit(&self, remaining: usize) -> bool {
-        let Some(closer) = &self.grammar.closer else { return false };
-        match self.phase {
-            Phase::Free => false,
-            Phase::Undecided(_) => remaining < closer.shortest().len() + closer.margin,
-            Phase::Constrained => {
-                self.least + closer.margin >= remaining
-                    || self.grammar.json && self.guard.is_near(&self.grammar.vocabulary)
-            }
-        }
-    }
-
     /// Takes a token of the mask (not EOS); `remaining` counts from before it. `false`: the answer could not be completed
     /// after it within the budget, or would go beyond the bounds of JSON; nothing has changed, and another token of the mask
     /// must be taken. That of [`Matcher::next_of_completion`] is never refused.
@@ -163,14 +155,17 @@ impl Matcher {
     pub fn is_complete(&self) -> bool {
         match (&self.phase, &self.chart) {
             (Phase::Constrained, Some(_)) => self.least == 0,
-            (Phase::Constrained, None) => self.inner.clone().is_accepting().unwrap_or(false),
+            (Phase::Constrained, None) => {
+                let mut inner = self.inner.clone();
+                inner.consume_tokens(&self.behind).is_ok() && inner.is_accepting().unwrap_or(false)
+            }
             _ => true,
         }
     }
 
     /// Whether nothing but EOS may come.
     pub fn is_finished(&self) -> bool {
-        self.phase == Phase::Constrained && self.inner.is_stopped() && !self.inner.is_error()
+        self.phase == Phase::Constrained && self.is_finished
     }
 
     /// Whether the budget has decided about a token: the answer is then shorter than the model would have had it.
@@ -180,6 +175,7 @@ impl Matcher {
 
     /// What the grammar allows.
     fn allowed(&mut self, mask: &mut [u32]) -> Result<(), GrammarError> {
+        catch_up(&mut self.inner, &mut self.behind)?;
         let allowed = self.inner.compute_mask_or_eos();
         let allowed = allowed.map_err(|e| GrammarError::Failed(one_line(&e.to_string())))?;
         let words = allowed.as_slice();
@@ -274,7 +270,8 @@ impl Matcher {
     fn accept_tokens(&mut self, taken: &[u32], remaining: usize) -> Result<bool, GrammarError> {
         let grammar = Arc::clone(&self.grammar);
         let Some(closer) = &grammar.closer else {
-            self.consume(taken)?;
+            self.behind.extend_from_slice(taken);
+            self.find_finished()?;
             return Ok(true);
         };
         let Some(left) = remaining.checked_sub(taken.len()) else { return Ok(false) };
@@ -321,20 +318,26 @@ impl Matcher {
             Some(tail) => {
                 let tail = tokens(&grammar.vocabulary, &tail)?;
                 let whole: Vec<u32> = taken.iter().chain(&tail).copied().collect();
+                catch_up(&mut self.inner, &mut self.behind)?;
                 if tail.len() > left || !verify(&grammar.vocabulary, &mut self.inner, &whole)? {
                     return refuse(chart);
                 }
                 Some(tail)
             }
         };
-        self.consume(taken)?;
+        let may_be_finished = chart.is_finished();
         (self.guard, self.least, self.completion) = (guard, least, completion);
+        self.behind.extend_from_slice(taken);
+        if may_be_finished {
+            self.find_finished()?;
+        }
         Ok(true)
     }
 
-    fn consume(&mut self, tokens: &[u32]) -> Result<(), GrammarError> {
-        let failed = |e: String| GrammarError::Failed(one_line(&e));
-        self.inner.consume_tokens(tokens).map_err(|e| failed(e.to_string()))
+    fn find_finished(&mut self) -> Result<(), GrammarError> {
+        catch_up(&mut self.inner, &mut self.behind)?;
+        self.is_finished = self.inner.is_stopped() && !self.inner.is_error();
+        Ok(())
     }
 
     /// Tokens that complete the answer, verified.
@@ -351,6 +354,7 @@ impl Matcher {
                 chart.tail(&closer.table, &mut lexemes).ok_or_else(|| "there is none".into())
             })?;
             let tail = tokens(&grammar.vocabulary, &tail)?;
+            catch_up(&mut self.inner, &mut self.behind)?;
             if !verify(&grammar.vocabulary, &mut self.inner, &tail)? {
                 return Err(GrammarError::Failed("the way to the end does not fit".into()));
             }
@@ -358,6 +362,13 @@ impl Matcher {
         }
         Ok(self.completion.as_deref().unwrap_or_default())
     }
+}
+
+/// Lets llguidance's matcher take what has been taken.
+fn catch_up(inner: &mut llguidance::Matcher, behind: &mut Vec<u32>) -> Result<(), GrammarError> {
+    let taken = inner.consume_tokens(behind);
+    behind.clear();
+    taken.map_err(|e| GrammarError::Failed(one_line(&e.to_string())))
 }
 
 /// Whether a text begins a call.

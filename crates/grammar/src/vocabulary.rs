@@ -36,9 +36,6 @@ pub struct Vocabulary {
     /// Whether an id is a token at all; bit `i` of word `w` is token `32 w + i`.
     used: Vec<u32>,
     strips_leading_space: bool,
-    /// Opening brackets, and characters of a number, in a row, that a token has at most.
-    most_brackets: usize,
-    most_digits: usize,
 }
 
 impl fmt::Debug for Vocabulary {
@@ -73,18 +70,12 @@ impl Vocabulary {
         let mut used = vec![0u32; vocab_size.div_ceil(32)];
         let mut words = Vec::with_capacity(vocab_size);
         let mut bytes = [false; 256];
-        let (mut most_brackets, mut most_digits) = (0, 0);
         for (id, token) in tokens.into_iter().enumerate() {
             let word = match token {
                 // EOS is never text, whatever its name.
                 TokenText::Bytes(_) if eos.contains(&(id as u32)) => special(&format!("eos{id}")),
                 TokenText::Bytes(text) if text.len() > MAX_TOKEN_BYTES => Vec::new(),
                 TokenText::Bytes(text) => {
-                    // A sign, a point or an exponent beside them; tokens of dashes are no part of a number.
-                    let runs = text.split(|b| !b.is_ascii_digit()).map(<[u8]>::len);
-                    most_digits = most_digits.max(runs.max().unwrap_or(0) + 4);
-                    let brackets = text.iter().filter(|b| b"[{".contains(b)).count();
-                    most_brackets = most_brackets.max(brackets);
                     if let [byte] = text[..] {
                         bytes[usize::from(byte)] = true;
                     }
@@ -122,15 +113,7 @@ impl Vocabulary {
         })?;
         factory.quiet();
         *factory.limits_mut() = limits();
-        Ok(Vocabulary {
-            factory,
-            env,
-            eos: eos.to_vec(),
-            used,
-            strips_leading_space: false,
-            most_brackets,
-            most_digits,
-        })
+        Ok(Vocabulary { factory, env, eos: eos.to_vec(), used, strips_leading_space: false })
     }
 
     /// Says that the tokenizer drops one space at the beginning of an answer (sentencepiece does). Grammars then let an
@@ -148,16 +131,6 @@ impl Vocabulary {
 
     pub(crate) fn strips_leading_space(&self) -> bool {
         self.strips_leading_space
-    }
-
-    /// Opening brackets that a token has at most.
-    pub(crate) fn most_brackets(&self) -> usize {
-        self.most_brackets
-    }
-
-    /// Characters of a number in a row that a token has at most.
-    pub(crate) fn most_digits(&self) -> usize {
-        self.most_digits
     }
 
     pub(crate) fn factory(&self) -> &ParserFactory {

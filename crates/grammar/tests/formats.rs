@@ -181,7 +181,6 @@ fn regular_expressions_and_grammars_have_no_shortest() {
         let mut ended = 0;
         for seed in 0..50 {
             let mut matcher = grammar.matcher();
-            assert!(!matcher.is_near_limit(1));
             assert!(matcher.next_of_completion().is_err());
             let walk =
                 walk(&grammar, &vocabulary, &tokens, 100_000, Chooser::Uniform, &mut Rng(seed));

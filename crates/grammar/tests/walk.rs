@@ -38,7 +38,6 @@ fn check(case: &Case, vocabulary: &std::sync::Arc<Vocabulary>, tokens: &[TokenTe
             {
                 panic!("{}\n{why}", what());
             }
-            assert_eq!(walk.surprises, 0, "refused far from the limit: {}", what());
             assert!(walk.was_cut || walk.refused == 0, "refused without being cut: {}", what());
             answers += 1;
         }

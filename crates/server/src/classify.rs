@@ -437,6 +437,18 @@ mod tests {
         assert!(head.ends_with("A text\n\nLabel: "), "{head:?}");
     }
 
+    /// Qwen3's own template writes an empty thought before the last answer, as the model would when it does not think.
+    #[test]
+    fn an_empty_thought_before_the_answer_is_the_templates() {
+        let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+                      {% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}\
+                      {{ m.content }}<|im_end|>\n{% endfor %}\
+                      {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+        let template = ChatTemplate::parse(&[("default", source)], Map::new()).unwrap();
+        let head = request("A text", &["yes", "no"]).head(Some(&template)).unwrap();
+        assert!(head.ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n"), "{head:?}");
+    }
+
     #[tokio::test]
     async fn the_tokens_that_count_are_the_labels() {
         let server = TestServer::random("mixtral-bf16", crate::Stages::load(None).unwrap());

@@ -338,11 +338,16 @@ impl Backend for Cpu {
             let rows = all.par_chunks_exact(vocab_size.max(1)).zip(draws);
             rows.map(|(row, how)| draw(row, how, masks)).collect_into_vec(drawn);
         });
-        logits.clear();
-        for &row in kept {
-            logits.extend_from_slice(&all[row as usize * vocab_size..][..vocab_size]);
-        }
         self.drawn_from = all;
+        self.last_logits(kept, logits)
+    }
+
+    fn last_logits(&mut self, rows: &[u32], logits: &mut Vec<f32>) -> Result<(), BackendError> {
+        let vocab_size = self.drawn_from.len() / self.draws.draws.len().max(1);
+        logits.clear();
+        for &row in rows {
+            logits.extend_from_slice(&self.drawn_from[row as usize * vocab_size..][..vocab_size]);
+        }
         Ok(())
     }
 

@@ -153,6 +153,13 @@ impl Backend for Cuda {
         Ok(())
     }
 
+    fn last_logits(&mut self, rows: &[u32], logits: &mut Vec<f32>) -> Result<(), BackendError> {
+        self.fetch_logits(rows)?;
+        self.finish()?;
+        self.take_logits(rows.len(), logits);
+        Ok(())
+    }
+
     fn embed(&mut self, table: &Table, tokens: &[u32], out: &mut Buffer) {
         out.rows = tokens.len();
         out.form = Form::Rows;

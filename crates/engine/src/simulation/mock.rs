@@ -34,6 +34,8 @@ pub(crate) struct Mock {
     limits: StepLimits,
     /// `[blocks][KV_BLOCK_SIZE]`.
     cache: Vec<[u32; KV_BLOCK_SIZE]>,
+    /// Logits of the last step's rows.
+    last: Vec<Vec<f32>>,
     device: Arc<Mutex<Device>>,
 }
 
@@ -47,7 +49,8 @@ impl Mock {
         let json = include_bytes!("../../../../fixtures/models/qwen3-bf16/config.json");
         let mut config = Config::from_json(json, "config.json".as_ref()).unwrap();
         config.vocab_size = vocab_size;
-        Mock { config, limits, cache: vec![[NOTHING; KV_BLOCK_SIZE]; blocks], device }
+        let cache = vec![[NOTHING; KV_BLOCK_SIZE]; blocks];
+        Mock { config, limits, cache, last: Vec::new(), device }
     }
 
     /// Writes the batch's tokens to the cache.
@@ -137,11 +140,17 @@ impl ModelRunner for Mock {
         if fails {
             return Err(BackendError::Device("the mock fails".to_owned()));
         }
-        let all: Vec<Vec<f32>> = rows.iter().map(|&row| self.logits(batch, row)).collect();
+        self.last = rows.iter().map(|&row| self.logits(batch, row)).collect();
         drawn.clear();
-        drawn.extend(all.iter().zip(&draws.draws).map(|(row, how)| draw(row, how, &draws.masks)));
+        drawn.extend(
+            self.last.iter().zip(&draws.draws).map(|(row, how)| draw(row, how, &draws.masks)),
+        );
+        self.last_logits(kept, logits)
+    }
+
+    fn last_logits(&mut self, which: &[u32], logits: &mut Vec<f32>) -> Result<(), BackendError> {
         logits.clear();
-        logits.extend(kept.iter().flat_map(|&row| &all[row as usize]));
+        logits.extend(which.iter().flat_map(|&row| &self.last[row as usize]));
         Ok(())
     }
 }

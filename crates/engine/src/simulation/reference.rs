@@ -179,7 +179,11 @@ impl<'a> Chooser<'a> {
                     return choice.sample(logits, normalizer(logits), Some(&mut mask)).unwrap();
                 }
                 let how = choice.draw(Some(0));
-                choice.take_drawn(&draw(logits, &how, &mask)).unwrap()
+                let drawn = draw(logits, &how, &mask);
+                choice.take_drawn(&drawn).unwrap().unwrap_or_else(|| {
+                    mask[(drawn.token / 32) as usize] &= !(1 << (drawn.token % 32));
+                    choice.sample(logits, normalizer(logits), Some(&mut mask)).unwrap()
+                })
             }
         }
     }

@@ -143,6 +143,12 @@ impl Chart {
         lexeme.is_some_and(|lexeme| self.scan(table, lexemes, &[lexeme]))
     }
 
+    /// Whether nothing may follow, as far as the chart knows: white space at the end is the lexer's.
+    pub(crate) fn is_finished(&self) -> bool {
+        let row = self.last();
+        !self.inside && row.accepts && row.terminals.is_empty()
+    }
+
     /// Bytes to the end; 0 where the answer may end.
     pub(crate) fn least(&self, table: &Table, lexemes: &mut Lexemes) -> Cost {
         self.nearest(table, lexemes).0

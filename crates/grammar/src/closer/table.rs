@@ -150,15 +150,4 @@ impl Table {
             }
         }
     }
-
-    /// Bytes that one choice may add to the way to the end: an optional part, or another than the shortest of several.
-    pub(crate) fn largest_choice(&self) -> Cost {
-        let choices =
-            self.symbols.iter().filter(|symbol| symbol.nullable || symbol.rules.len() > 1);
-        let added = choices.flat_map(|symbol| {
-            let costs = symbol.rules.iter().map(|&rule| self.rest[rule as usize]);
-            costs.filter(|&cost| cost != NEVER).map(|cost| cost.saturating_sub(symbol.least))
-        });
-        added.max().unwrap_or(0)
-    }
 }

@@ -29,8 +29,10 @@ use crate::{GrammarError, Tool};
 use node::{Additional, Array, Node, Object};
 use read::Reader;
 
-/// Most characters of white space between two parts of a document.
-const MAX_WHITESPACE: usize = 64;
+/// White space between two parts of a document: what writers of JSON put there, a space, or a line's end and what indents the
+/// next. A model that has lost its way likes to go on with white space, which fits every document; here it soon has to
+/// go on with the document.
+const WHITESPACE: &str = r"(\x20|(\x0D?\x0A)[\x20\x09]{0,28})";
 
 /// A schema that llguidance enforces as it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,35 +42,6 @@ impl Prepared {
     /// The schema, with llguidance's options in it.
     pub(crate) fn into_schema(self) -> Value {
         self.0
-    }
-
-    /// Bytes that may be left of a text, a number or a constant that has begun, about.
-    pub(crate) fn longest_part(&self) -> usize {
-        longest_part(&self.0)
-    }
-}
-
-fn longest_part(schema: &Value) -> usize {
-    let own = |key: &str, value: &Value| match (key, value) {
-        ("enum", Value::Array(values)) => {
-            values.iter().map(|v| v.to_string().len()).max().unwrap_or(0)
-        }
-        ("minLength", Value::Number(length)) => length.as_u64().unwrap_or(0) as usize,
-        // As long as it is written, as often as it repeats.
-        ("pattern", Value::String(pattern)) => {
-            let numbers =
-                pattern.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok());
-            pattern.len() * (1 + numbers.filter(|n| *n < 1000).max().unwrap_or(0))
-        }
-        _ => 64,
-    };
-    match schema {
-        Value::Object(keys) => {
-            let parts = keys.iter().map(|(key, value)| own(key, value).max(longest_part(value)));
-            parts.max().unwrap_or(0)
-        }
-        Value::Array(items) => items.iter().map(longest_part).max().unwrap_or(0),
-        _ => 0,
     }
 }
 
@@ -135,7 +108,7 @@ fn finish(reader: Reader<'_>, root: Node, open: bool) -> Result<Prepared, Gramma
     let definitions = reader.finish()?;
     let mut schema = write::schema(&root, &definitions, open)?;
     schema["x-guidance"] = json!({
-        "whitespace_pattern": format!(r"[\x20\x0A\x0D\x09]{{1,{MAX_WHITESPACE}}}"),
+        "whitespace_pattern": WHITESPACE,
         "json_allowed_escapes": "nrbtf\\\"",
     });
     Ok(Prepared(schema))

@@ -138,8 +138,6 @@ pub struct Walk {
     pub tokens: usize,
     pub was_cut: bool,
     pub refused: usize,
-    /// Those refused far from the limit.
-    pub surprises: usize,
     /// Whether it ended by itself, or in time.
     pub complete: bool,
 }
@@ -170,12 +168,10 @@ pub fn walk(
             if token == EOS {
                 break None;
             }
-            let near = matcher.is_near_limit(remaining);
             if matcher.accept(token, remaining).unwrap_or_else(|e| panic!("{e}: {token}")) {
                 break Some(token);
             }
             walk.refused += 1;
-            walk.surprises += usize::from(!near);
             tries += 1;
             left[token as usize / 32] &= !(1 << (token % 32));
             if tries == 8 {

@@ -94,7 +94,7 @@ impl Drawing {
         Ok(Distance { whole: worst, row: worst })
     }
 
-    /// Whether rows that are kept have the logits that the same step gives when it draws nothing.
+    /// Whether rows that are kept, or asked for afterwards, have the logits that the same step gives when it draws nothing.
     ///
     /// # Errors
     /// Where the device fails.
@@ -106,16 +106,22 @@ impl Drawing {
             let kept: Vec<u32> = (0..rows).filter(|row| row % 5 < 2 || row + 1 == rows).collect();
             let before = self.rng.clone();
             self.step(sequences, len, &kept, &draws)?;
+            // What is asked for afterwards: as often rows that were kept as not.
+            let asked: Vec<u32> = (0..rows).filter(|row| row % 3 == 0).collect();
+            let mut later = Vec::new();
+            self.device.last_logits(&asked, &mut later)?;
             self.rng = before;
             let mut all = Vec::new();
             self.on_batch(sequences, len, |device, batch, rows| {
                 Ok(device.step(batch, rows, &mut all)?)
             })?;
             let vocab_size = self.device.config().vocab_size;
-            let wanted = kept.iter().map(|&row| &all[row as usize * vocab_size..][..vocab_size]);
-            let distance =
-                Distance::of(&self.logits, &wanted.collect::<Vec<_>>().concat(), vocab_size);
-            worst = worst.max(distance);
+            let of_all = |rows: &[u32]| {
+                let row = |&row: &u32| &all[row as usize * vocab_size..][..vocab_size];
+                rows.iter().map(row).collect::<Vec<_>>().concat()
+            };
+            worst = worst.max(Distance::of(&self.logits, &of_all(&kept), vocab_size));
+            worst = worst.max(Distance::of(&later, &of_all(&asked), vocab_size));
         }
         Ok(worst)
     }
@@ -278,6 +284,14 @@ mod tests {
             self.device.step_and_draw(batch, rows, kept, &mut choose, drawn, logits)?;
             (self.results)(drawn, logits);
             Ok(())
+        }
+
+        fn last_logits(
+            &mut self,
+            which: &[u32],
+            logits: &mut Vec<f32>,
+        ) -> Result<(), BackendError> {
+            self.device.last_logits(which, logits)
         }
     }
 
