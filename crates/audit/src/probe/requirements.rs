@@ -103,8 +103,10 @@ pub(crate) fn requirement(line: &str) -> Result<Parts, String> {
 /// A requirement as metadata and requirement files have it.
 pub(crate) fn parse_pep508(text: &str) -> Result<Pep508<VerbatimUrl>, String> {
     // Metadata before version 2 has the specifier in brackets without a space: `x(>=1)`; the parser takes both.
-    Pep508::from_str(text)
-        .map_err(|error| error.to_string().lines().next().unwrap_or("is no requirement").to_owned())
+    let parsed = Pep508::from_str(text);
+    // The message alone: the error as a whole underlines what it means, and panics where that is within a character.
+    let first = |text: String| text.lines().next().unwrap_or("is no requirement").to_owned();
+    parsed.map_err(|error| first(error.message.to_string()))
 }
 
 #[cfg(test)]
