@@ -95,6 +95,13 @@ impl<'a> Asked<'a> {
         if tokens >= least {
             return Ok((tokens, self.context.min(tokens)));
         }
+        if let Some(ByteSize(bytes)) = self.args.kv_memory {
+            let size = gb(bytes);
+            return Err(CliError::DoesNotFit(format!(
+                "--kv-memory {size} has room for {fit} tokens, but {least} have to fit; give more"
+            ))
+            .into());
+        }
         let hint = match fit {
             0 => "take a smaller model, a larger device, or fewer --max-num-seqs".to_owned(),
             fit => format!("--context {fit} would fit"),
@@ -274,6 +281,10 @@ mod tests {
         assert!(refused(&[], None, 2_000_000).contains("take a smaller model"));
         assert!(
             refused(&["--kv-memory", "1MB"], None, 2_500_000).contains("and 2.5 MB are available")
+        );
+        assert_eq!(
+            refused(&["--kv-memory", "1MB"], Some(1024), 30_000_000),
+            "--kv-memory 1.0 MB has room for 992 tokens, but 1024 have to fit; give more"
         );
     }
 }

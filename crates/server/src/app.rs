@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use grammar::Vocabulary;
 use model::{ChatTemplate, GenerationConfig, Tokenizer};
@@ -14,6 +15,7 @@ use crate::health::Health;
 use crate::limits::InFlight;
 use crate::metrics::Metrics;
 use crate::openai::TokenTexts;
+use crate::record::Record;
 use crate::telemetry::Spans;
 use crate::{ApiError, Config, EngineHandle, Stages};
 
@@ -34,6 +36,8 @@ pub struct Served {
     pub vocabulary: Arc<Vocabulary>,
     /// Most tokens of a request, prompt and answer together.
     pub context: usize,
+    /// Most tokens that a request may ask for as an answer, if fewer than the context has.
+    pub max_tokens_limit: Option<usize>,
     /// The device in words.
     pub device: String,
     /// What lies in memory.
@@ -45,6 +49,32 @@ pub struct Served {
 }
 
 impl Served {
+    /// Refuses a text that is far too long by its beginning, for the tokens of all of it take hundreds of times its memory.
+    /// Whether another fits is known when it is encoded.
+    ///
+    /// # Errors
+    /// 400.
+    pub(crate) fn check_length(&self, text: &str) -> Result<(), ApiError> {
+        let beginning = self.context.saturating_mul(BYTES_PER_TOKEN).max(BEGINNING_MIN);
+        if text.len() <= beginning.saturating_mul(2) {
+            return Ok(());
+        }
+        let end = (0..=beginning).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        let tokens = self.tokenizer.encode_plain(&text[..end]);
+        let tokens = tokens.map_err(|error| ApiError::of_engine(&error.into()))?.len();
+        // Where a text is cut, its tokens may differ from those of the whole, but not half of them.
+        if tokens <= self.context.saturating_mul(2) {
+            return Ok(());
+        }
+        let message = format!(
+            "the prompt takes far more tokens than the {} of the context: the first {end} of its {} bytes take {tokens}; \
+             shorten it: it is never cut",
+            self.context,
+            text.len()
+        );
+        Err(ApiError::invalid(None, message).with_code("context_length_exceeded"))
+    }
+
     /// Whether this is what a request's `model` names.
     pub fn answers_to(&self, name: &str) -> bool {
         self.name == name || self.aliases.iter().any(|alias| alias == name)
@@ -64,6 +94,55 @@ pub struct MemoryPlan {
     pub workspace_bytes: u64,
 }
 
+/// Texts have fewer bytes for each token, unless they are mostly spaces.
+const BYTES_PER_TOKEN: usize = 8;
+
+/// Beginnings that are shorter are not worth being looked at alone.
+const BEGINNING_MIN: usize = 16 << 10;
+
+/// KiB of bodies whose texts are turned into tokens at once, which takes some 250 times their memory. A larger one has its
+/// turn alone.
+const TEXT_ROOM: usize = 2 << 10;
+
+/// How long a body waits for room that others take. Bodies that wait hold what they have, so some must give up.
+const BODY_ROOM_TIME: Duration = Duration::from_secs(5);
+
+/// Room that a body takes among all that are held; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct BodyRoom {
+    all: Arc<Semaphore>,
+    /// A permit for each KiB.
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl BodyRoom {
+    /// Waits until there is room for so many bytes in all.
+    ///
+    /// # Errors
+    /// 503 where others take it for long.
+    pub(crate) async fn grow_to(&mut self, bytes: usize) -> Result<(), ApiError> {
+        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = u32::try_from(bytes.div_ceil(1024).saturating_sub(held)).unwrap_or(u32::MAX);
+        if more == 0 {
+            return Ok(());
+        }
+        let room = Arc::clone(&self.all).acquire_many_owned(more);
+        match tokio::time::timeout(BODY_ROOM_TIME, room).await {
+            Ok(Ok(permit)) => match &mut self.held {
+                Some(held) => held.merge(permit),
+                None => self.held = Some(permit),
+            },
+            // It is never closed.
+            Ok(Err(_)) => return Err(ApiError::engine_gone()),
+            Err(_) => {
+                let message = "the bodies of other requests take all the room there is for them";
+                return Err(ApiError::unavailable("busy", message.to_owned(), 1));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// State of the server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
@@ -79,6 +158,8 @@ struct Inner {
     in_flight: InFlight,
     /// Room for bodies, a permit for each KiB.
     body_room: Arc<Semaphore>,
+    /// Room for texts on their way to tokens, a permit for each KiB.
+    text_room: Arc<Semaphore>,
     grammars: Grammars,
     token_texts: OnceLock<Arc<TokenTexts>>,
     served: OnceLock<Arc<Served>>,
@@ -98,6 +179,7 @@ impl App {
             spans,
             in_flight: InFlight::new(),
             body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
+            text_room: Arc::new(Semaphore::new(TEXT_ROOM)),
             health: Health::new(),
             metrics: Arc::new(Metrics::new()),
             grammars: Grammars::default(),
@@ -150,12 +232,29 @@ impl App {
         let _ = self.inner.served.set(Arc::new(served));
     }
 
-    /// Waits for room for a body of so many bytes among all that are held.
-    pub(crate) async fn body_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permits = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.inner.body_room).acquire_many_owned(permits).await;
-        // It is never closed.
-        room.map_err(|_| ApiError::engine_gone())
+    /// Room for a body among all that are held; none yet.
+    pub(crate) fn body_room(&self) -> BodyRoom {
+        BodyRoom { all: Arc::clone(&self.inner.body_room), held: None }
+    }
+
+    /// Runs what takes a while, as templates and tokens do, off the threads that serve connections; large requests one after
+    /// the other.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let kib = Record::current().body_bytes().div_ceil(1024).clamp(1, TEXT_ROOM);
+        let room = Arc::clone(&self.inner.text_room).acquire_many_owned(kib as u32).await;
+        let ended = tokio::task::spawn_blocking(move || {
+            let result = work();
+            // Held to here, also where the client has left meanwhile.
+            drop(room);
+            result
+        });
+        ended.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
     }
 
     /// Where spans go, if they go anywhere.

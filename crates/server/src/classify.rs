@@ -112,6 +112,7 @@ impl Score {
         (status = 400, body = crate::error::ErrorBody, description = "A field that is unknown, missing or out of range"),
         (status = 429, body = crate::error::ErrorBody, description = "The queue is full; `Retry-After` says when to try again"),
         (status = 503, body = crate::error::ErrorBody, description = "The model is not ready, or the server is about to end"),
+        (status = 504, body = crate::error::ErrorBody, description = "The time for a request is over (`--request-timeout`)"),
     )
 )]
 async fn classify(
@@ -122,8 +123,7 @@ async fn classify(
     let temperature = request.check()?;
     let served = Arc::clone(app.served()?);
     let (model, labels) = (Arc::clone(&served), request.labels.clone());
-    let prompts = tokio::task::spawn_blocking(move || request.encode(&model)).await;
-    let prompts = prompts.map_err(|error| ApiError::internal(error.to_string()))??;
+    let prompts = app.blocking(move || request.encode(&model)).await?;
     let prompt_tokens = prompts.labels.iter().map(Vec::len).sum();
     let (scores, cached) = score(&served.engine, prompts).await?;
     let probabilities = softmax(&scores, temperature);
@@ -203,19 +203,25 @@ impl ClassifyRequest {
             Some(_) => served.tokenizer.encode_chat(text),
             None => served.tokenizer.encode(text),
         };
-        let alone = encode(&head).map_err(failed)?;
-        let labels = self.labels.iter().map(|label| encode(&format!("{head}{label}")));
-        let labels: Vec<Vec<u32>> = labels.collect::<model::Result<_>>().map_err(failed)?;
-        let longest = labels.iter().map(Vec::len).max().unwrap_or(0);
-        if longest > served.context {
+        let in_text = |error| ApiError { param: Some("text".to_owned()), ..error };
+        served.check_length(&head).map_err(in_text)?;
+        let fits = |longest: usize| {
+            if longest <= served.context {
+                return Ok(());
+            }
             let message = format!(
                 "the text takes {longest} tokens with its longest label, but the context ends at {}; shorten it: it is \
                  never cut",
                 served.context
             );
             let error = ApiError::invalid("text".to_owned(), message);
-            return Err(error.with_code("context_length_exceeded"));
-        }
+            Err(error.with_code("context_length_exceeded"))
+        };
+        let alone = encode(&head).map_err(failed)?;
+        fits(alone.len())?;
+        let labels = self.labels.iter().map(|label| encode(&format!("{head}{label}")));
+        let labels: Vec<Vec<u32>> = labels.collect::<model::Result<_>>().map_err(failed)?;
+        fits(labels.iter().map(Vec::len).max().unwrap_or(0))?;
         Ok(aligned(&alone, labels))
     }
 

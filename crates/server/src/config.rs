@@ -47,6 +47,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// Time that a client may take nothing of what is sent to it.
     pub stall_time: Duration,
+    /// Time from a request's head to the end of its answer, if it is bounded.
+    pub request_time: Option<Duration>,
     /// Requests that may come between two steps.
     pub arrivals: usize,
 }
@@ -61,6 +63,7 @@ impl Default for Limits {
             head_time: Duration::from_secs(30),
             body_time: Duration::from_secs(60),
             stall_time: Duration::from_secs(60),
+            request_time: None,
             arrivals: 1024,
         }
     }

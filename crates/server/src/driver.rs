@@ -150,8 +150,13 @@ impl EngineHandle {
     /// # Errors
     /// 400 for one that can never be answered, 429 with `Retry-After` where the queue is full, 503 where the engine is dead
     /// or draining.
-    pub async fn submit(&self, request: Request) -> Result<Answer, ApiError> {
+    pub async fn submit(&self, mut request: Request) -> Result<Answer, ApiError> {
         let shared = &self.owner.shared;
+        let (at, record) = (Instant::now(), Record::current());
+        if let Some(deadline) = record.deadline() {
+            let deadline = deadline.saturating_duration_since(shared.start);
+            request.deadline = Some(request.deadline.map_or(deadline, |own| own.min(deadline)));
+        }
         let (reply, answered) = oneshot::channel();
         {
             let mut inbox = shared.inbox();
@@ -162,7 +167,6 @@ impl EngineHandle {
                 let waiting = inbox.arrivals.len();
                 return Err(shared.refuse(&EngineError::QueueFull { waiting }));
             }
-            let (at, record) = (Instant::now(), Record::current());
             inbox.arrivals.push(Arrival { request, at, record, reply });
         }
         shared.arrived.notify_one();

@@ -7,6 +7,10 @@ use grammar::GrammarError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// What a request is told whose time is over.
+const TOO_LONG: &str = "the answer was not whole when the time for a request was over (--request-timeout of the server); \
+    ask for a shorter one, or again when fewer others ask";
+
 /// An error of the API: `{"error": {message, type, param, code}}`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{message}")]
@@ -121,7 +125,7 @@ impl ApiError {
             }
             EngineError::Deadline => {
                 let status = StatusCode::GATEWAY_TIMEOUT;
-                Self::other(status, "server_error", "deadline_exceeded", message)
+                Self::other(status, "server_error", "deadline_exceeded", TOO_LONG.to_owned())
             }
             EngineError::Stopped(_) => Self::unavailable("stopped", message, 1),
             EngineError::Backend(BackendError::Device(_)) => Self::engine_dead(&message),

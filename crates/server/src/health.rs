@@ -120,6 +120,14 @@ impl Health {
         }
     }
 
+    /// Waits until nothing is taken any more; what requests are told then.
+    pub(crate) async fn ending(&self) -> ApiError {
+        let mut state = self.state.subscribe();
+        // The sender lives as long as `self`.
+        let _ = state.wait_for(|now| matches!(now.phase, Phase::Draining | Phase::Degraded)).await;
+        self.refusal().unwrap_or_else(ApiError::engine_gone)
+    }
+
     fn seconds(&self) -> f64 {
         (self.start.elapsed().as_secs_f64() * 1e3).round() / 1e3
     }

@@ -3,17 +3,18 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use opentelemetry::trace::SpanContext;
 use tokio::sync::watch;
 
+use crate::app::BodyRoom;
 use crate::error::ErrorLabel;
 use crate::record::Record;
 use crate::telemetry::{self, RequestSpan};
@@ -26,6 +27,10 @@ pub(crate) const BUILD: HeaderName = HeaderName::from_static("x-halfbyte-build")
 
 /// What machines ask every few seconds: in the log only for those who look closely.
 const PROBES: [&str; 4] = ["/health", "/ready", "/metrics", "/stats"];
+
+/// Most bytes, and longest time, that a body is taken for that nobody reads.
+const DISCARD_BYTES: usize = 64 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// Requests whose answers have not ended.
 #[derive(Debug)]
@@ -118,15 +123,17 @@ impl Drop for Tracked {
 /// Follows a request to the end of its answer.
 pub(crate) async fn track(State(app): State<App>, request: Request, next: Next) -> Response {
     app.in_flight().count.send_modify(|count| *count += 1);
+    let start = Instant::now();
+    let deadline = app.config().limits.request_time.map(|time| start + time);
     let route = request.extensions().get::<MatchedPath>();
     let mut tracked = Tracked {
         id: request_id(request.headers()),
         route: route.map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned()),
         method: request.method().clone(),
-        start: Instant::now(),
+        start,
         started: SystemTime::now(),
         parent: telemetry::parent(request.headers()),
-        record: Arc::default(),
+        record: Arc::new(Record::until(deadline)),
         status: None,
         is_whole: false,
         app: app.clone(),
@@ -192,6 +199,8 @@ pub(crate) async fn authorize(State(app): State<App>, request: Request, next: Ne
     match refusal(&app, &request) {
         None => next.run(request).await,
         Some(error) => {
+            let (parts, body) = request.into_parts();
+            discard(&parts.headers, body).await;
             let mut response = error.into_response();
             if response.status() == StatusCode::UNAUTHORIZED {
                 let scheme = HeaderValue::from_static("Bearer");
@@ -257,19 +266,31 @@ fn is_our_host(request: &Request, origins: &[String]) -> bool {
 
 /// Reads the body before the handler runs, within bounds of size and time.
 pub(crate) async fn read_body(State(app): State<App>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
+    let (parts, mut body) = request.into_parts();
     if body.is_end_stream() {
         return next.run(Request::from_parts(parts, body)).await;
     }
     let limits = app.config().limits;
-    let read = tokio::time::timeout(limits.body_time, collect(&app, body)).await;
+    let read = tokio::time::timeout(limits.body_time, collect(&app, &mut body));
     let late = || {
         let message = format!("the body did not come within {} s", limits.body_time.as_secs());
         ApiError::http(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
     };
-    match read.unwrap_or_else(|_| Err(late())) {
-        Ok((bytes, _room)) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+    let read = tokio::select! {
+        biased;
+        read = read => read.unwrap_or_else(|_| Err(late())),
+        // A slow sender does not hold up the end: what it sends would be refused.
+        refusal = app.health().ending() => Err(refusal),
+    };
+    match read {
+        Ok((bytes, _room)) => {
+            Record::current().set_body(bytes.len());
+            next.run(Request::from_parts(parts, Body::from(bytes))).await
+        }
         Err(error) => {
+            if error.status == StatusCode::PAYLOAD_TOO_LARGE {
+                discard(&parts.headers, body).await;
+            }
             let mut response = error.into_response();
             // What the client still sends is not worth reading.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -278,30 +299,52 @@ pub(crate) async fn read_body(State(app): State<App>, request: Request, next: Ne
     }
 }
 
-/// The whole body, and the room that it takes among all bodies until its request is answered.
-async fn collect(
-    app: &App,
-    body: Body,
-) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), ApiError> {
+/// Takes what is on its way of a body that nobody reads. Many clients write it all before they read, and a connection that
+/// is closed meanwhile would cost them the answer, which says what is wrong.
+async fn discard(headers: &HeaderMap, mut body: Body) {
+    // This one asks before it sends.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let all = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await
+            && bytes < DISCARD_BYTES
+        {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+    };
+    // Whoever sends more, or slowly, may miss the answer.
+    let _ = tokio::time::timeout(DISCARD_TIME, all).await;
+}
+
+/// The whole body, and the room that it takes among all bodies until its request is answered. Room is taken as bytes arrive:
+/// whoever only says that there will be many keeps nobody else out.
+async fn collect(app: &App, body: &mut Body) -> Result<(Bytes, BodyRoom), ApiError> {
     let limit = app.config().limits.body_bytes;
     let too_large = || {
         let message = format!("the body is larger than {limit} bytes, the most that is taken");
         ApiError::http(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     };
-    // Without a length, the body may be as large as any.
-    let len = body.size_hint().exact().unwrap_or(limit as u64);
-    if len > limit as u64 {
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let room = app.body_room(len as usize).await?;
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok((collected.to_bytes(), room)),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => {
+    let mut bytes = Vec::new();
+    let mut room = app.body_room();
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
             let message = "the body broke off before its end";
-            Err(ApiError::http(StatusCode::BAD_REQUEST, "broken_body", message))
+            return Err(ApiError::http(StatusCode::BAD_REQUEST, "broken_body", message));
+        };
+        // Trailers say nothing here.
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(too_large());
         }
+        room.grow_to(bytes.len() + data.len()).await?;
+        bytes.extend_from_slice(&data);
     }
+    Ok((bytes.into(), room))
 }
 
 /// A path that is none.

@@ -23,6 +23,10 @@ const SECONDS: [f64; 20] = [
 const COUNTS: [f64; 14] =
     [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
+/// The methods that are told apart.
+const METHODS: [&str; 9] =
+    ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE"];
+
 const METADATA: Metadata<'_> = Metadata::new("halfbyte", Level::INFO, None);
 
 /// The server's figures. Each server has its own, so that several can live in one process.
@@ -144,6 +148,8 @@ impl Metrics {
     /// An HTTP request was answered. `route` is the pattern, not the path: there are few of them.
     pub(crate) fn http(&self, route: &str, method: &str, status: u16, seconds: f64) {
         let status = status.to_string();
+        // Clients may make methods up, and each would be kept for good.
+        let method = if METHODS.contains(&method) { method } else { "other" };
         let labels = [("route", route), ("method", method), ("status", status.as_str())];
         self.counter("halfbyte_http_requests_total", &labels).increment(1);
         let key = key("halfbyte_http_request_seconds", &[("route", route)]);

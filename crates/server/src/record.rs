@@ -1,8 +1,8 @@
 //! What is remembered of an HTTP request until its one line in the log.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 tokio::task_local! {
     /// The request that the present task answers.
@@ -12,6 +12,7 @@ tokio::task_local! {
 /// Figures of one HTTP request, which may have asked for several answers.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
+    body_bytes: AtomicUsize,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     completion_tokens: AtomicU64,
@@ -19,6 +20,8 @@ pub(crate) struct Record {
     engine_nanos: AtomicU64,
     /// Nanoseconds to the first token; 0 as long as there is none.
     first_token_nanos: AtomicU64,
+    /// When its answers break off, if they are not whole by then.
+    deadline: Option<Instant>,
 }
 
 /// Tokens and times of a request so far.
@@ -37,6 +40,16 @@ pub(crate) struct Figures {
 }
 
 impl Record {
+    /// One of a request that may take until then.
+    pub(crate) fn until(deadline: Option<Instant>) -> Self {
+        Record { deadline, ..Record::default() }
+    }
+
+    /// When its answers break off, if they are not whole by then.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// The record of the request that the present task answers; one that nobody reads where there is none.
     pub(crate) fn current() -> Arc<Record> {
         CURRENT.try_with(Arc::clone).unwrap_or_default()
@@ -45,6 +58,16 @@ impl Record {
     /// Runs a future whose requests to the engine count here.
     pub(crate) async fn scope<F: Future>(self: Arc<Self>, future: F) -> F::Output {
         CURRENT.scope(self, future).await
+    }
+
+    /// Bytes of its body.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.body_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Its body has come.
+    pub(crate) fn set_body(&self, bytes: usize) {
+        self.body_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// A prompt was taken.

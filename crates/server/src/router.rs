@@ -1,5 +1,6 @@
 //! All routes, and what surrounds them.
 
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::{Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -31,6 +32,8 @@ pub fn router(app: App) -> Router {
     router
         .fallback(limits::not_found)
         .method_not_allowed_fallback(limits::method_not_allowed)
+        // `read_body` bounds bodies by what was configured.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), limits::read_body))
         .layer(middleware::from_fn_with_state(app.clone(), limits::authorize))
         .layer(CatchPanicLayer::custom(limits::panicked))

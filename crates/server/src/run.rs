@@ -24,6 +24,9 @@ const LAST_STEP: Duration = Duration::from_secs(10);
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
+/// Threads for templates, tokens and grammars. Many large prompts at once should not keep the engine from the cores.
+const BLOCKING_THREADS: usize = 8;
+
 /// How often histograms are drained.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,7 @@ pub struct Loading {
 pub struct Server {
     runtime: Runtime,
     listener: TcpListener,
+    signals: mpsc::Receiver<&'static str>,
     app: App,
 }
 
@@ -86,11 +90,14 @@ impl Server {
         // Handlers only pass things on; the cores belong to the engine.
         let threads = thread::available_parallelism().map_or(2, |n| (n.get() / 4).clamp(2, 4));
         let mut builder = runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(threads).enable_all().build().map_err(refused)?;
+        builder.worker_threads(threads).max_blocking_threads(BLOCKING_THREADS);
+        let runtime = builder.enable_all().build().map_err(refused)?;
         let listener = runtime.block_on(async { listen(address) }).map_err(refused)?;
+        // From here on a signal ends it in order, also before it runs.
+        let signals = runtime.block_on(async { shutdown::signals() }).map_err(refused)?;
         let config = Config { is_loopback: host.is_loopback(), ..config };
         let app = App::new(config).map_err(refused)?;
-        Ok(Server { runtime, listener, app })
+        Ok(Server { runtime, listener, signals, app })
     }
 
     /// Where it listens: `http://127.0.0.1:8000`.
@@ -108,11 +115,8 @@ impl Server {
         self,
         load: impl FnOnce(&Loading) -> Result<(Served, Engine), E> + Send + 'static,
     ) -> Result<(), ServeError<E>> {
-        let Server { runtime, listener, app } = self;
-        let result = runtime.block_on(async {
-            let signals = shutdown::signals()?;
-            serve(app.clone(), listener, load, signals).await
-        });
+        let Server { runtime, listener, signals, app } = self;
+        let result = runtime.block_on(serve(app.clone(), listener, load, signals));
         if let Some(spans) = app.spans() {
             spans.end();
         }

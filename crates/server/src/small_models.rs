@@ -92,6 +92,7 @@ impl TestServer {
             generation,
             vocabulary: Arc::new(vocabulary),
             context,
+            max_tokens_limit: None,
             device: "cpu".to_owned(),
             plan: MemoryPlan {
                 weights_bytes: 1,

@@ -96,9 +96,16 @@ impl Steps for Scripted {
 
     fn step(
         &mut self,
-        _: Duration,
+        now: Duration,
         on_event: &mut (dyn FnMut(RequestId, Event) + Send),
     ) -> Result<StepReport, EngineError> {
+        self.held.running.retain(|(id, request, _)| {
+            let is_late = request.deadline.is_some_and(|deadline| deadline <= now);
+            if is_late {
+                on_event(*id, Event::Failed(EngineError::Deadline));
+            }
+            !is_late
+        });
         if !self.step_time.is_zero() {
             thread::sleep(self.step_time);
         }
@@ -177,6 +184,7 @@ pub(crate) fn served(engine: EngineHandle) -> Served {
         generation: GenerationConfig::load(files, checkpoint.config()).unwrap(),
         vocabulary: Arc::new(Vocabulary::new(tokens, 257, &[256]).unwrap()),
         context: 1 << 20,
+        max_tokens_limit: None,
         device: "a script".to_owned(),
         plan: MemoryPlan { weights_bytes: 1, kv_bytes: 2, kv_tokens: 1024, workspace_bytes: 3 },
         created: 1,

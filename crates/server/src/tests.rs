@@ -1,15 +1,17 @@
 //! The server from outside: real sockets, a scripted engine behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::EngineError;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
+use crate::metrics::Metrics;
 use crate::run::ServeError;
 use crate::testing::{self, Fate, Reply, Scripted, TestServer, config, post, stream};
-use crate::{App, Collector, Config, Keys, Limits, router};
+use crate::{App, Collector, Config, EngineHandle, Keys, Limits, Served, router};
 
 fn with_limits(limits: Limits) -> Config {
     Config { limits, ..config() }
@@ -81,6 +83,105 @@ async fn a_second_signal_ends_it_at_once() {
     server.signals.send("SIGINT").await.unwrap();
     let error = server.ended.await.unwrap().unwrap_err();
     assert!(matches!(error, ServeError::Killed { signal: "SIGINT" }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_has_its_time() {
+    let time = Duration::from_millis(200);
+    let limits = Limits { request_time: Some(time), ..Limits::default() };
+    let server = TestServer::start(with_limits(limits), slow()).await;
+    let long = r#"{"prompt": "x", "raw": true, "max_tokens": 100000}"#;
+    let start = std::time::Instant::now();
+    let long_stream = stream(100_000);
+    let (whole, streamed) = tokio::join!(server.post("/prompt", long), server.send(&long_stream));
+    assert!((time..time * 10).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(whole.status, 504, "{}", whole.body);
+    assert_eq!(whole.json()["error"]["code"], "deadline_exceeded");
+    assert!(streamed.body.contains("event: error"), "{}", streamed.body);
+    assert!(streamed.body.contains("--request-timeout"), "{}", streamed.body);
+    server.until_idle().await;
+    assert_eq!(server.post("/warmup", "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_only_announced_keep_nobody_out() {
+    let limits = Limits { body_bytes: 64 << 10, bodies_bytes: 128 << 10, ..Limits::default() };
+    let server = TestServer::start(with_limits(limits), slow()).await;
+    let head = |rest: &str| {
+        format!(
+            "POST /warmup HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{rest}\r\n\r\n"
+        )
+    };
+    let mut announced = Vec::new();
+    for _ in 0..8 {
+        announced.push(server.open(&head("content-length: 65536")).await);
+        announced.push(server.open(&head("transfer-encoding: chunked")).await);
+    }
+    let start = std::time::Instant::now();
+    assert_eq!(server.post("/warmup", "{}").await.status, 200);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_are_sent_share_the_room() {
+    let limits = Limits { body_bytes: 64 << 10, bodies_bytes: 128 << 10, ..Limits::default() };
+    let server = TestServer::start(with_limits(limits), slow()).await;
+    let part = " ".repeat(60 << 10);
+    let head = "POST /warmup HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let held = format!("{head}content-length: 65536\r\n\r\n{part}");
+    let (_one, _other) = (server.open(&held).await, server.open(&held).await);
+    let body = format!("{{{}}}", " ".repeat(32 << 10));
+    let mut third = server.post("/warmup", &body).await;
+    // The two may take a moment to arrive.
+    while third.status == 200 {
+        third = server.post("/warmup", &body).await;
+    }
+    assert_eq!(third.error(), (503, "busy".to_owned()));
+    assert_eq!(third.header("retry-after"), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_be_as_large_as_it_was_configured() {
+    let limits = Limits { body_bytes: 6 << 20, ..Limits::default() };
+    let server = TestServer::start(with_limits(limits), slow()).await;
+    let body = |len: usize| format!("{{{}}}", " ".repeat(len - 2));
+    assert_eq!(server.post("/warmup", &body(6 << 20)).await.status, 200);
+    // Who sends more, and reads only then, learns why.
+    let refused = server.post("/warmup", &body((6 << 20) + 1)).await;
+    assert_eq!(refused.error(), (413, "body_too_large".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_sends_a_large_body_without_a_key_learns_that() {
+    let keys = Keys::parse("first-key-1").unwrap();
+    let server = TestServer::start(Config { keys, ..config() }, slow()).await;
+    let refused = server.post("/warmup", &" ".repeat(8 << 20)).await;
+    assert_eq!(refused.error(), (401, "missing_api_key".to_owned()));
+}
+
+#[test]
+fn a_text_that_is_far_too_long_is_refused_by_its_beginning() {
+    let (engine, _driver) = EngineHandle::new(Arc::new(Metrics::new()), 1);
+    let served = Served { context: 1000, ..testing::served(engine) };
+    let error = served.check_length(&"wo rd ".repeat(10_000)).unwrap_err();
+    assert_eq!((error.status.as_u16(), error.code), (400, Some("context_length_exceeded")));
+    assert!(error.message.contains("the first 16384 of its 60000 bytes"), "{}", error.message);
+    // What may fit is counted as a whole.
+    assert_eq!(served.check_length(&" ".repeat(60_000)), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_that_clients_make_up_are_counted_together() {
+    let server = TestServer::start(config(), slow()).await;
+    for method in ["BREW", "WHEN", "PROPFIND"] {
+        let head =
+            format!("{method} /prompt HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        assert_eq!(server.send(&head).await.status, 405);
+    }
+    let metrics = server.get("/metrics").await;
+    let name = r#"halfbyte_http_requests_total{route="/prompt",method="other",status="405"}"#;
+    assert_eq!(figure(&metrics, name), 3.0);
+    assert!(!metrics.body.contains("BREW"), "{}", metrics.body);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::error::ErrorBody;
 use crate::extract::JsonBody;
-use crate::openai::{Message, Tool, blocking, chat_text};
+use crate::openai::{Message, Tool, chat_text};
 use crate::{ApiError, App, Served};
 
 /// The routes of this module.
@@ -95,7 +95,7 @@ async fn tokenize(
     JsonBody(request): JsonBody<TokenizeRequest>,
 ) -> Result<Json<Tokenized>, ApiError> {
     let served = served(&app, request.model.as_deref())?;
-    blocking(move || tokens(&served, request)).await.map(Json)
+    app.blocking(move || tokens(&served, request)).await.map(Json)
 }
 
 /// The text of tokens
@@ -116,7 +116,7 @@ async fn detokenize(
     JsonBody(request): JsonBody<DetokenizeRequest>,
 ) -> Result<Json<Detokenized>, ApiError> {
     let served = served(&app, request.model.as_deref())?;
-    blocking(move || text(&served, &request)).await.map(Json)
+    app.blocking(move || text(&served, &request)).await.map(Json)
 }
 
 fn served(app: &App, model: Option<&str>) -> Result<Arc<Served>, ApiError> {

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use engine::{Engine, EngineConfig, EngineError};
 use serde_json::json;
 use server::{
-    BindError, Collector, Config, Host, Keys, Limits, Loading, LogFormat, ServeError, Served,
-    Server, Stages,
+    BindError, Collector, Config, Host, KeyError, Keys, Limits, Loading, LogFormat, ServeError,
+    Served, Server, Stages,
 };
 
 use crate::args::{ByteSize, ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
@@ -52,7 +52,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 8000)]
     port: u16,
     /// Name that requests give; may be repeated, the first is the one in answers [default: MODEL]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     served_model_name: Vec<String>,
     #[command(flatten)]
     context: ContextArgs,
@@ -103,6 +103,14 @@ struct AccessArgs {
     /// Seconds that answers may take to end after SIGTERM
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=86400))]
     drain_seconds: u32,
+    /// Seconds that a request may take, from its arrival to the end of its answer; then it ends with an error (504, or an
+    /// error event) [default: no bound]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86400))]
+    request_timeout: Option<u32>,
+    /// Most tokens of an answer: who asks for more gets 400, who does not say gets so many at most [default: what the
+    /// context leaves]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens_limit: Option<u32>,
     /// Largest body of a request
     #[arg(long, value_name = "BYTES", default_value = "4MiB")]
     max_body: ByteSize,
@@ -155,6 +163,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<()> {
         limits: Limits {
             body_bytes: usize::try_from(args.access.max_body.0).unwrap_or(usize::MAX),
             connections: args.access.max_connections as usize,
+            request_time: args.access.request_timeout.map(|n| Duration::from_secs(n.into())),
             ..Limits::default()
         },
     };
@@ -186,7 +195,7 @@ impl AccessArgs {
             let wrong = |e: String| CliError::bad_input("api_keys", format!("{KEYS}: {e}"));
             let value = value.into_string().map_err(|_| wrong("is not UTF-8".to_owned()))?;
             let parsed = Keys::parse(&value.replace(',', "\n"));
-            keys = keys.and(parsed.map_err(|e| wrong(e.to_string()))?);
+            keys = keys.and(parsed.map_err(|e| wrong(in_variable(&e)))?);
         }
         Ok(keys)
     }
@@ -196,6 +205,17 @@ impl ServeArgs {
     /// The name in answers.
     fn name(&self) -> &str {
         self.served_model_name.first().unwrap_or(&self.model)
+    }
+}
+
+/// What is wrong with keys that are separated by commas.
+fn in_variable(error: &KeyError) -> String {
+    match error {
+        KeyError::Empty => "there is no key in it; separate keys by commas, or unset it".to_owned(),
+        KeyError::Malformed { line } => {
+            error.to_string().replace(&format!("line {line}"), &format!("entry {line}"))
+        }
+        KeyError::TooMany => error.to_string(),
     }
 }
 
@@ -251,6 +271,7 @@ fn load(args: &ServeArgs, loading: &Loading, url: &str) -> Result<(Served, Engin
         generation,
         vocabulary: Arc::new(vocabulary),
         context: pool.context,
+        max_tokens_limit: args.access.max_tokens_limit.map(|tokens| tokens as usize),
         device: described,
         plan: pool.plan,
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -279,7 +300,8 @@ fn report(
     let model = args.name();
     let (path, body) = if has_template {
         let messages = json!([{ "role": "user", "content": "Hello" }]);
-        ("/v1/chat/completions", json!({ "model": model, "messages": messages }))
+        let body = json!({ "model": model, "messages": messages, "max_tokens": 32 });
+        ("/v1/chat/completions", body)
     } else {
         let body = json!({ "model": model, "prompt": "Hello", "max_tokens": 32 });
         ("/v1/completions", body)

@@ -23,6 +23,8 @@ const PARAMETERS_HEADER: &str = "x-halfbyte-parameters";
 pub(super) struct Options {
     /// Most tokens; `None`: what the context leaves.
     pub(super) max_tokens: Option<usize>,
+    /// What is meant where a request does not say, if that is not what the context leaves.
+    pub(super) default_max_tokens: Option<usize>,
     /// The field that says so.
     pub(super) max_tokens_param: &'static str,
     pub(super) sampling: SamplingFields,
@@ -64,7 +66,7 @@ pub(super) fn requests(
     options: &Options,
     grammar: Option<&Grammar>,
 ) -> Result<Vec<Request>, ApiError> {
-    let max_tokens = max_tokens(prompt.len(), options, served.context)?;
+    let max_tokens = max_tokens(prompt.len(), options, served.context, served.max_tokens_limit)?;
     let mut eos_token_id = options.stop_token_ids.clone();
     if !options.ignore_eos {
         eos_token_id.extend(&served.generation.eos_token_id);
@@ -90,16 +92,28 @@ pub(super) fn requests(
 }
 
 /// Most tokens of the answer. Nothing is cut: what cannot fit is refused.
-fn max_tokens(prompt: usize, options: &Options, context: usize) -> Result<usize, ApiError> {
+fn max_tokens(
+    prompt: usize,
+    options: &Options,
+    context: usize,
+    limit: Option<usize>,
+) -> Result<usize, ApiError> {
+    if let (Some(asked), Some(limit)) = (options.max_tokens, limit)
+        && asked > limit
+    {
+        return Err(beyond_limit(options.max_tokens_param, asked, limit));
+    }
+    let limit = limit.unwrap_or(usize::MAX);
+    let asked = options.max_tokens.or(options.default_max_tokens.map(|tokens| tokens.min(limit)));
     let room = context.saturating_sub(prompt);
     let too_long = |message: String| {
         Err(ApiError::invalid(None, message).with_code("context_length_exceeded"))
     };
-    match options.max_tokens {
+    match asked {
         _ if room == 0 => too_long(format!(
             "the prompt takes {prompt} tokens, but the context ends at {context}, and the answer has to fit as well; shorten the prompt"
         )),
-        None => Ok(room),
+        None => Ok(room.min(limit)),
         Some(asked) if asked > room => too_long(format!(
             "the prompt takes {prompt} tokens and the answer may take {asked}, together {}, but the context ends at \
              {context}; shorten the prompt, or lower `{}`",
@@ -108,6 +122,14 @@ fn max_tokens(prompt: usize, options: &Options, context: usize) -> Result<usize,
         )),
         Some(asked) => Ok(asked),
     }
+}
+
+/// A request asks for more tokens than the server gives anybody.
+pub(crate) fn beyond_limit(param: &str, asked: usize, limit: usize) -> ApiError {
+    let message = format!(
+        "`{param}` is {asked}, but answers of this server have {limit} tokens at most (--max-tokens-limit); lower it"
+    );
+    ApiError::invalid(param.to_owned(), message).with_code("max_tokens_too_large")
 }
 
 /// The compiled form of a constraint.
@@ -138,11 +160,9 @@ pub(super) async fn submit(
     served: &Served,
     requests: Vec<Request>,
 ) -> Result<Vec<Answer>, ApiError> {
-    let mut answers = Vec::with_capacity(requests.len());
-    for request in requests {
-        answers.push(served.engine.submit(request).await?);
-    }
-    Ok(answers)
+    // All at once: each is taken between two steps, and n steps are long.
+    let taken = requests.into_iter().map(|request| served.engine.submit(request));
+    futures_util::future::try_join_all(taken).await
 }
 
 /// Adds the sampling parameters in force to an answer.
@@ -156,16 +176,6 @@ pub(super) fn note_parameters(mut response: Response, request: &Request) -> Resp
         response.headers_mut().insert(PARAMETERS_HEADER, value);
     }
     response
-}
-
-/// Runs what takes a while off the threads that serve connections.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(ApiError::internal(error.to_string())),
-    }
 }
 
 /// An error of tokenizer or template that is no fault of the client's.
@@ -212,12 +222,16 @@ mod tests {
     use expect_test::{Expect, expect};
 
     fn check(prompt: usize, asked: Option<usize>, expected: &Expect) {
+        check_limited(prompt, asked, None, expected);
+    }
+
+    fn check_limited(prompt: usize, asked: Option<usize>, limit: Option<usize>, expected: &Expect) {
         let options = Options {
             max_tokens: asked,
             max_tokens_param: "max_completion_tokens",
             ..Options::default()
         };
-        let text = match max_tokens(prompt, &options, 100) {
+        let text = match max_tokens(prompt, &options, 100, limit) {
             Ok(tokens) => tokens.to_string(),
             Err(error) => format!("{:?}: {}", error.code, error.message),
         };
@@ -250,5 +264,23 @@ mod tests {
                 r#"Some("context_length_exceeded"): the prompt takes 100 tokens, but the context ends at 100, and the answer has to fit as well; shorten the prompt"#
             ]],
         );
+    }
+
+    #[test]
+    fn a_limit_refuses_what_is_asked_for_and_bounds_what_is_not() {
+        check_limited(10, None, Some(20), &expect!["20"]);
+        check_limited(90, None, Some(20), &expect!["10"]);
+        check_limited(10, Some(20), Some(20), &expect!["20"]);
+        check_limited(
+            10,
+            Some(21),
+            Some(20),
+            &expect![[
+                r#"Some("max_tokens_too_large"): `max_completion_tokens` is 21, but answers of this server have 20 tokens at most (--max-tokens-limit); lower it"#
+            ]],
+        );
+        let options = Options { default_max_tokens: Some(16), ..Options::default() };
+        assert_eq!(max_tokens(10, &options, 100, Some(5)), Ok(5));
+        assert_eq!(max_tokens(10, &options, 100, None), Ok(16));
     }
 }

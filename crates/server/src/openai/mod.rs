@@ -37,7 +37,7 @@ pub use chat::{
 };
 pub use completions::{CompletionChoice, CompletionRequest, Completions, Prompt, TextLogprobs};
 pub use generation::{PromptTokens, Usage};
-pub(crate) use generation::{blocking, served};
+pub(crate) use generation::{beyond_limit, served};
 pub(crate) use logprobs::TokenTexts;
 pub use logprobs::{Logprobs, TokenLogprob, TopLogprob};
 pub use message::{Content, Message, Part};

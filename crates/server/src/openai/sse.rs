@@ -56,11 +56,12 @@ fn json(value: &impl Serialize) -> String {
 /// A response that streams.
 pub(super) fn respond(messages: impl Stream<Item = Message> + Send + 'static) -> Response {
     let events = messages.map(|message| {
-        let event = Event::default().data(message.data);
-        Ok::<_, Infallible>(match message.name {
-            Some(name) => event.event(name),
-            None => event,
-        })
+        // The name goes first: there are clients that expect it there.
+        let event = match message.name {
+            Some(name) => Event::default().event(name),
+            None => Event::default(),
+        };
+        Ok::<_, Infallible>(event.data(message.data))
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();

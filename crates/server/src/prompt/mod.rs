@@ -58,6 +58,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         (status = 413, body = PromptFailure, description = "The body is too large"),
         (status = 429, body = PromptFailure, description = "The queue is full; `Retry-After` says when to try again"),
         (status = 503, body = PromptFailure, description = "The model is not ready, or the server is about to end"),
+        (status = 504, body = PromptFailure, description = "The time for a request is over (`--request-timeout`)"),
     )
 )]
 async fn prompt(
@@ -69,8 +70,7 @@ async fn prompt(
     let stream = body.stream.unwrap_or(false);
     let (model, stages) = (Arc::clone(&served), Arc::clone(app.stages()));
     // Tokens of a long document take milliseconds, in which others want to be heard.
-    let prepared = tokio::task::spawn_blocking(move || body.prepare(&model, &stages)).await;
-    let mut prepared = prepared.map_err(|error| ApiError::internal(error.to_string()))??;
+    let mut prepared = app.blocking(move || body.prepare(&model, &stages)).await?;
     let is_json = prepared.spec.is_some();
     if let Some(spec) = prepared.spec.take() {
         let grammar = app.grammars().get(&served.vocabulary, spec).await;

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::context::{Context, ContextField};
 use super::schema;
 use super::stage::{Stage, Stages};
+use crate::openai::beyond_limit;
 use crate::{ApiError, Served};
 
 /// Most stop strings of a request, and the longest one in bytes.
@@ -103,9 +104,11 @@ impl PromptRequest {
             None => self.prompt.clone(),
         };
         let raw = self.raw.unwrap_or(false);
+        let too_long = |error| ApiError { param: Some("prompt".to_owned()), ..error };
+        served.check_length(&text).map_err(too_long)?;
         let prompt = if raw { served.tokenizer.encode(&text) } else { encode_chat(served, &text) };
         let prompt = prompt.map_err(|error| invalid("prompt", error.to_string()))?;
-        let max_tokens = self.max_tokens(stage, prompt.len(), served.context)?;
+        let max_tokens = self.max_tokens(stage, prompt.len(), served)?;
         let request = engine::Request {
             prompt,
             max_tokens,
@@ -177,8 +180,9 @@ impl PromptRequest {
         &self,
         stage: Option<&Stage>,
         prompt: usize,
-        context: usize,
+        served: &Served,
     ) -> Result<usize, ApiError> {
+        let context = served.context;
         if prompt >= context {
             let message = format!(
                 "the prompt takes {prompt} tokens, but the context ends at {context}; shorten it: it is never cut"
@@ -190,8 +194,14 @@ impl PromptRequest {
             let message = "max_tokens is 0, but must be at least 1";
             return Err(invalid("max_tokens", message));
         }
+        let limit = served.max_tokens_limit.unwrap_or(usize::MAX);
+        if let Some(asked) = self.max_tokens
+            && asked > limit
+        {
+            return Err(beyond_limit("max_tokens", asked, limit));
+        }
         let asked = self.max_tokens.or(stage.and_then(|stage| stage.max_tokens));
-        Ok(asked.unwrap_or(usize::MAX).min(context - prompt))
+        Ok(asked.unwrap_or(usize::MAX).min(limit).min(context - prompt))
     }
 
     fn sampling(

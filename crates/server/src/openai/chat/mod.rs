@@ -49,6 +49,7 @@ use crate::{ApiError, App, Served};
         (status = 404, description = "Another model", body = ErrorBody),
         (status = 429, description = "Too many requests wait", body = ErrorBody),
         (status = 503, description = "The model is not ready", body = ErrorBody),
+        (status = 504, description = "The time for a request is over (`--request-timeout`)", body = ErrorBody),
     )
 )]
 pub(super) async fn chat_completions(
@@ -130,7 +131,7 @@ pub(super) async fn prepare(
     let toolbox = dialogue.tools.clone();
     let (prompt, format) = {
         let served = Arc::clone(served);
-        generation::blocking(move || encode(&served, dialogue, param)).await?
+        app.blocking(move || encode(&served, dialogue, param)).await?
     };
     let tools = (!toolbox.is_empty()).then(|| (format.clone(), toolbox.names()));
     let constraint = match &tools {
@@ -164,6 +165,8 @@ fn encode(
     param: &str,
 ) -> Result<(Vec<u32>, ToolFormat), ApiError> {
     let (text, format) = dialogue.render(template(served, param)?, true)?;
+    let too_long = |error| ApiError { param: Some(param.to_owned()), ..error };
+    served.check_length(&text).map_err(too_long)?;
     let prompt = served.tokenizer.encode_chat(&text).map_err(|e| generation::of_model(&e))?;
     Ok((prompt, format))
 }

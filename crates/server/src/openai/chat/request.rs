@@ -209,6 +209,7 @@ impl ChatRequest {
         harmless::stream_options(stream, self.stream_options.as_ref())?;
         Ok(Options {
             max_tokens: max_tokens.map(|tokens| tokens as usize),
+            default_max_tokens: None,
             max_tokens_param,
             sampling: SamplingFields {
                 temperature: self.temperature,

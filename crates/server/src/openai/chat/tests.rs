@@ -164,7 +164,7 @@ async fn an_error_in_mid_stream_is_an_event() {
     expect![[r#"
         {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}],"usage":null}
         {"choices":[{"index":0,"delta":{"content":"Hel"},"logprobs":null,"finish_reason":null}],"usage":null}
-        {"error":{"message":"the deadline passed before the answer was whole","type":"server_error","param":null,"code":"deadline_exceeded"}}
+        {"error":{"message":"the answer was not whole when the time for a request was over (--request-timeout of the server); ask for a shorter one, or again when fewer others ask","type":"server_error","param":null,"code":"deadline_exceeded"}}
         [DONE]
     "#]].assert_eq(&stream(plain(), false, true, events).await);
     expect![[r#"

@@ -43,6 +43,7 @@ use crate::{ApiError, App, Served};
         (status = 404, description = "Another model", body = ErrorBody),
         (status = 429, description = "Too many requests wait", body = ErrorBody),
         (status = 503, description = "The model is not ready", body = ErrorBody),
+        (status = 504, description = "The time for a request is over (`--request-timeout`)", body = ErrorBody),
     )
 )]
 pub(super) async fn completions(
@@ -54,7 +55,7 @@ pub(super) async fn completions(
     let prompts = {
         let located = request.echo() && request.logprobs.is_some();
         let (served, prompt) = (Arc::clone(served), request.prompt.clone());
-        generation::blocking(move || encode(&served, prompt, located)).await?
+        app.blocking(move || encode(&served, prompt, located)).await?
     };
     let options = request.options()?;
     let n = request.choices()?;
@@ -101,6 +102,8 @@ fn encode(served: &Served, prompt: Prompt, located: bool) -> Result<Vec<Echo>, A
     let offsets =
         |tokens: &[u32]| if located { offsets(tokenizer, tokens) } else { Ok(Vec::new()) };
     let of_text = |text: String| {
+        let too_long = |error| ApiError { param: Some("prompt".to_owned()), ..error };
+        served.check_length(&text).map_err(too_long)?;
         let tokens = tokenizer.encode(&text).map_err(|e| generation::of_model(&e))?;
         Ok(Echo { offsets: offsets(&tokens)?, text, tokens })
     };

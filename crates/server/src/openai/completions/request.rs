@@ -249,8 +249,7 @@ impl CompletionRequest {
     /// # Errors
     /// 400 for fields that contradict each other or are out of range.
     pub(super) fn options(&self) -> Result<Options, ApiError> {
-        let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
-        if max_tokens == 0 && !self.echo() {
+        if self.max_tokens == Some(0) && !self.echo() {
             let message =
                 "`max_tokens` is 0: nothing would be answered; only with `echo` it can be";
             return Err(ApiError::invalid("max_tokens".to_owned(), message));
@@ -259,7 +258,8 @@ impl CompletionRequest {
         logprobs::check_count("logprobs", top_logprobs)?;
         harmless::stream_options(self.stream.unwrap_or(false), self.stream_options.as_ref())?;
         Ok(Options {
-            max_tokens: Some(max_tokens as usize),
+            max_tokens: self.max_tokens.map(|tokens| tokens as usize),
+            default_max_tokens: Some(DEFAULT_MAX_TOKENS as usize),
             max_tokens_param: "max_tokens",
             sampling: SamplingFields {
                 temperature: self.temperature,

@@ -42,6 +42,7 @@ use crate::{ApiError, App};
         (status = 404, description = "Another model", body = ErrorBody),
         (status = 429, description = "Too many requests wait", body = ErrorBody),
         (status = 503, description = "The model is not ready", body = ErrorBody),
+        (status = 504, description = "The time for a request is over (`--request-timeout`)", body = ErrorBody),
     )
 )]
 pub(super) async fn responses(

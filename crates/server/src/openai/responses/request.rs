@@ -230,6 +230,7 @@ impl ResponsesRequest {
         }
         Ok(Options {
             max_tokens: self.max_output_tokens.map(|tokens| tokens as usize),
+            default_max_tokens: None,
             max_tokens_param: "max_output_tokens",
             sampling: SamplingFields {
                 temperature: self.temperature,
