@@ -8,8 +8,12 @@ mod document;
 mod render;
 mod read;
 mod format;
+mod office;
 mod limits;
 mod error;
+pub mod values;
+pub mod checks;
+pub mod fields;
 
 pub use document::{
     Block, Cell, Document, Metadata, Page, PageSource, Passage, Rect, Table, Warning, Word,

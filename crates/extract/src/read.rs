@@ -1,7 +1,7 @@
 //! From bytes to a document, in this process.
 
 use crate::error::ErrorKind;
-use crate::{Document, ExtractError, Format, Limits};
+use crate::{Document, ExtractError, Format, Limits, office};
 
 /// A file to read.
 #[derive(Debug, Clone, Copy)]
@@ -40,11 +40,14 @@ pub fn read(
 fn read_kind(
     input: Input<'_>,
     limits: &Limits,
-    _progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Document, ErrorKind> {
     if input.bytes.len() > limits.bytes_max {
         return Err(ErrorKind::over("bytes", input.bytes.len(), limits.bytes_max));
     }
     let format = Format::detect(&input)?;
+    if let Some(read) = office::read(format, &input, limits, progress) {
+        return read;
+    }
     Err(ErrorKind::Unknown(format!("{format} has no reader in this build")))
 }
