@@ -323,14 +323,15 @@ impl Driver {
                 engine.cancel(id);
                 self.shared.metrics.cancelled();
             }
+            for arrival in inbox.arrivals {
+                self.admit(engine, arrival);
+            }
+            // Last, so that what has just arrived breaks off with the others.
             if let Some(why) = inbox.abort {
                 for (id, open) in self.open.drain() {
                     engine.cancel(id);
                     open.mailbox.push(Event::Failed(EngineError::Stopped(why.clone())));
                 }
-            }
-            for arrival in inbox.arrivals {
-                self.admit(engine, arrival);
             }
             idle = engine.has_work() && self.step(engine)?.tokens == 0;
             *self.shared.stats.lock().unwrap_or_else(PoisonError::into_inner) = engine.stats();

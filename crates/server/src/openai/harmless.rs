@@ -1,8 +1,10 @@
 //! Values that ask for nothing, and small checks that endpoints share.
 
+use grammar::Spec;
 use serde_json::Value;
 
 use super::chat::StreamOptions;
+use super::text::Texts;
 use crate::ApiError;
 
 pub(super) fn no(value: &Value) -> bool {
@@ -89,6 +91,35 @@ pub(super) fn stream_options(
         return Err(ApiError::invalid("stream_options".to_owned(), message));
     }
     Ok(())
+}
+
+/// Checks that nothing breaks off an answer that `param` says is whole: JSON, a choice, calls of tools. A text that a
+/// regular expression or a grammar describes may break off.
+///
+/// # Errors
+/// 400 for strings and tokens that end an answer.
+pub(super) fn nothing_breaks_off(
+    param: &str,
+    spec: Option<&Spec>,
+    stop: Option<&Texts>,
+    stop_token_ids: Option<&[u32]>,
+) -> Result<(), ApiError> {
+    if matches!(spec, Some(Spec::Regex(_) | Spec::Lark(_))) {
+        return Ok(());
+    }
+    let fields = [
+        ("stop", stop.is_some_and(|stop| !stop.as_slice().is_empty())),
+        ("stop_token_ids", stop_token_ids.is_some_and(|ids| !ids.is_empty())),
+    ];
+    match fields.into_iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((field, _)) => {
+            let message = format!(
+                "`{field}` could break off an answer that has to fit `{param}`; leave it out"
+            );
+            Err(ApiError::invalid(field.to_owned(), message))
+        }
+    }
 }
 
 /// Checks what cannot be had together with a constraint.

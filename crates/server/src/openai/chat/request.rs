@@ -253,8 +253,15 @@ impl ChatRequest {
         };
         let format = self.response_format.as_ref();
         let found = constraint(format, self.structured_outputs.as_ref(), &guided)?;
-        if let Some(Constraint { param, .. }) = &found {
-            harmless::constraint_alone(param, !self.toolbox()?.is_empty(), self.ignore_eos)?;
+        let has_tools = !self.toolbox()?.is_empty();
+        let (stop, ids) = (self.stop.as_ref(), self.stop_token_ids.as_deref());
+        match &found {
+            Some(Constraint { param, spec }) => {
+                harmless::constraint_alone(param, has_tools, self.ignore_eos)?;
+                harmless::nothing_breaks_off(param, Some(spec), stop, ids)?;
+            }
+            None if has_tools => harmless::nothing_breaks_off("tools", None, stop, ids)?,
+            None => {}
         }
         Ok(found)
     }

@@ -257,6 +257,18 @@ fn what_cannot_be_done_is_named() {
             "max_tokens None: `max_tokens`: invalid value: integer `-1`, expected a whole number that is not negative"
         ],
     );
+    check(
+        r#""response_format": {"type": "json_object"}, "stop": "x""#,
+        &expect![
+            "stop None: `stop` could break off an answer that has to fit `response_format`; leave it out"
+        ],
+    );
+    check(
+        r#""tools": [{"type": "function", "function": {"name": "f"}}], "stop_token_ids": [5]"#,
+        &expect![
+            "stop_token_ids None: `stop_token_ids` could break off an answer that has to fit `tools`; leave it out"
+        ],
+    );
     check(r#""n": 0"#, &expect!["n None: `n` is 0; it must be 1 to 128"]);
     check(r#""n": 129"#, &expect!["n None: `n` is 129; it must be 1 to 128"]);
     check(

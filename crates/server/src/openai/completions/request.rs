@@ -316,8 +316,10 @@ impl CompletionRequest {
         };
         let format = self.response_format.as_ref();
         let found = constraint(format, self.structured_outputs.as_ref(), &guided)?;
-        if let Some(Constraint { param, .. }) = &found {
+        if let Some(Constraint { param, spec }) = &found {
             harmless::constraint_alone(param, false, self.ignore_eos)?;
+            let (stop, ids) = (self.stop.as_ref(), self.stop_token_ids.as_deref());
+            harmless::nothing_breaks_off(param, Some(spec), stop, ids)?;
         }
         Ok(found)
     }
