@@ -286,6 +286,10 @@ fn bench_measures_a_model() {
         "32",
         "--decode-tokens",
         "4",
+        "--batch",
+        "3,40",
+        "--depth",
+        "20",
         "--repeat",
         "2",
         "--json",
@@ -295,6 +299,12 @@ fn bench_measures_a_model() {
         "1",
     ])
     .json();
+    let batches = report["batches"].as_array().unwrap();
+    assert_eq!(batches.iter().map(|b| b["batch"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 40]);
+    for batch in batches {
+        assert_eq!(batch["tokens_per_second"].as_array().unwrap().len(), 2);
+        assert!(batch["tokens_per_second_median"].as_f64().unwrap() > 0.0);
+    }
     for rates in ["prefill_tokens_per_second", "decode_tokens_per_second"] {
         let rates = report[rates].as_array().unwrap();
         assert_eq!(rates.len(), 2);

@@ -1,5 +1,6 @@
 //! `halfbyte bench (MODEL | --shape NAME | --url URL)`.
 
+mod batches;
 mod gpu;
 mod http;
 mod report;
@@ -8,7 +9,7 @@ mod traffic;
 use std::time::Instant;
 
 use anyhow::Result;
-use backend::{Batch, Cpu, KV_BLOCK_SIZE, SequenceSpan};
+use backend::{Batch, Cpu, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use engine::{ModelRunner, Runner, argmax};
@@ -21,15 +22,17 @@ use crate::output::CliError;
 use crate::random_weights::{self, LmHead};
 use crate::shapes::{SHAPES, Shape};
 use crate::{bandwidth, device, models, progress};
-use report::Report;
+use batches::{Steps, WARM_UP, tokens_of_one};
+use report::{BatchRates, Report};
 
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prefill computes --prompt-tokens tokens of an empty context at once; decode then starts afresh and computes \
 --decode-tokens tokens one by one, after --depth tokens. Each is measured --repeat times, after a run that does not \
-count. On a GPU, decode is measured for batches of 1 to 128 and contexts up to 16384, prefill for prompts of 512, 2048 \
-and 8192 tokens, beside the rates that the card reaches.
+count. With --batch, so many sequences are decoded together as well, each after --depth tokens: what a server can reach \
+at most. On a GPU, decode is measured for batches of 1 to 128 (or those of --batch) and contexts up to 16384, prefill for \
+prompts of 512, 2048 and 8192 tokens, beside the rates that the card reaches.
 
 With --url a running server is measured: streams at once, each with --prompt-tokens random tokens and an answer of \
 --decode-tokens; tokens per second, the time to the first token, and between tokens.
@@ -52,6 +55,10 @@ pub(crate) struct BenchArgs {
     /// Tokens before the answer
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: u32,
+    /// Sequences that are decoded together; several numbers are measured in turn
+    #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "url",
+        value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: Vec<u16>,
     /// Measurements
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
@@ -84,23 +91,24 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         Device::Cpu(cpu) => cpu,
     };
     let mut report = Report::new(args, &source, &cpu);
-    let context = args.context();
+    let (longest, pool) = (args.context(), args.pool());
     let made_for = source.config().max_position_embeddings;
-    if context > made_for {
+    if longest > made_for {
         let message = format!(
-            "{context} tokens are to be computed, but the model was made for {made_for}; ask for fewer"
+            "{longest} tokens are to be computed, but the model was made for {made_for}; ask for fewer"
         );
         return Err(CliError::bad_input("prompt_tokens", message).into());
     }
-    source.needs(args).check(context, memory::available().unwrap_or(u64::MAX))?;
+    source.needs(args).check(pool, memory::available().unwrap_or(u64::MAX))?;
     let threads = cpu.threads();
     let before = bandwidth::measure(threads);
     let start = Instant::now();
     let weights = source.weights(args)?;
     report.bytes_per_token = traffic::bytes_per_token(source.config(), &weights, cpu.precision());
-    let mut bench = Bench::new(source.config(), weights, cpu, context)?;
+    let sequences = args.batches().into_iter().max().unwrap_or(1);
+    let mut bench = Bench::new(source.config(), weights, cpu, pool, sequences)?;
     report.load_seconds = start.elapsed().as_secs_f64();
-    let bar = progress::count("measuring", 2 * u64::from(args.repeat));
+    let bar = progress::count("measuring", (2 + args.batch.len() as u64) * u64::from(args.repeat));
     // Once without counting: pages come in, threads start.
     bench.prefill(args.prompt_tokens.min(32) as usize)?;
     bench.decode(0, args.decode_tokens.min(4) as usize)?;
@@ -109,6 +117,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         bar.inc(1);
         report.decode.push(bench.decode(args.depth as usize, args.decode_tokens as usize)?);
         bar.inc(1);
+    }
+    for batch in args.batches() {
+        report.batches.push(bench.together(batch, args, || bar.inc(1))?);
     }
     bar.finish_and_clear();
     report.logits_finite = bench.logits_finite;
@@ -119,8 +130,21 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 }
 
 impl BenchArgs {
+    /// Tokens of the longest sequence.
     fn context(&self) -> usize {
-        self.prompt_tokens.max(self.depth.saturating_add(self.decode_tokens)) as usize
+        let warm_up = if self.batch.is_empty() { 0 } else { WARM_UP as u32 };
+        let decoded = self.depth.saturating_add(self.decode_tokens).saturating_add(warm_up);
+        self.prompt_tokens.max(decoded) as usize
+    }
+
+    fn batches(&self) -> Vec<usize> {
+        self.batch.iter().map(|&batch| usize::from(batch)).collect()
+    }
+
+    /// Tokens of all sequences of the largest batch.
+    fn pool(&self) -> usize {
+        let one = tokens_of_one(self.depth as usize, self.decode_tokens as usize);
+        self.batches().into_iter().map(|batch| batch * one).fold(self.context(), usize::max)
     }
 }
 
@@ -180,25 +204,48 @@ impl Source {
     }
 }
 
-/// A model that is measured: one sequence, whose tokens mean nothing.
+/// A model that is measured: one sequence, whose tokens mean nothing, or several.
 struct Bench {
-    runner: Runner<Cpu>,
+    steps: Steps<Cpu>,
     block_table: Vec<u32>,
-    logits: Vec<f32>,
     logits_finite: bool,
 }
 
 impl Bench {
-    fn new(config: &Config, weights: ModelWeights, cpu: Cpu, context: usize) -> Result<Self> {
+    fn new(
+        config: &Config,
+        weights: ModelWeights,
+        cpu: Cpu,
+        pool: usize,
+        sequences: usize,
+    ) -> Result<Self> {
         let model = Transformer::load(config, weights, &cpu, |_| {})?;
-        let runner = Runner::new(cpu, model, context, Cpu::LIMITS)?;
+        let limits = StepLimits { sequences: sequences.max(Cpu::LIMITS.sequences), ..Cpu::LIMITS };
+        let runner = Runner::new(cpu, model, pool, limits)?;
         let blocks = (runner.context() / KV_BLOCK_SIZE) as u32;
         Ok(Bench {
-            runner,
+            steps: Steps::new(runner),
             block_table: (0..blocks).collect(),
-            logits: Vec::new(),
             logits_finite: true,
         })
+    }
+
+    /// Decodes `batch` sequences together.
+    fn together(
+        &mut self,
+        batch: usize,
+        args: &BenchArgs,
+        mut done: impl FnMut(),
+    ) -> Result<BatchRates> {
+        let (depth, len) = (args.depth as usize, args.decode_tokens as usize);
+        let mut sequences = self.steps.sequences(batch, depth, len)?;
+        let mut rates = Vec::new();
+        for _ in 0..args.repeat {
+            rates.push(self.steps.rate(&mut sequences, depth, len)?);
+            self.logits_finite &= self.steps.is_finite();
+            done();
+        }
+        Ok(BatchRates { batch, rates })
     }
 
     /// Tokens per second of computing `len` tokens of an empty context.
@@ -215,7 +262,7 @@ impl Bench {
         let mut token = self.pseudo_token(depth);
         for position in depth..depth + len {
             self.step(&[token], position, &[0])?;
-            token = argmax(&self.logits);
+            token = argmax(&self.steps.logits);
         }
         Ok(len as f64 / start.elapsed().as_secs_f64())
     }
@@ -223,7 +270,7 @@ impl Bench {
     /// Computes `len` tokens, in tiles as a prompt is.
     fn fill(&mut self, len: usize, with_logits: bool) -> Result<()> {
         let tokens: Vec<u32> = (0..len).map(|i| self.pseudo_token(i)).collect();
-        let limit = self.runner.limits().tokens;
+        let limit = self.steps.runner.limits().tokens;
         for (tile, start) in tokens.chunks(limit).zip((0..).step_by(limit)) {
             let is_last = start + tile.len() == len;
             let rows = [tile.len() as u32 - 1];
@@ -236,14 +283,15 @@ impl Bench {
         let positions: Vec<u32> = (start as u32..(start + tokens.len()) as u32).collect();
         let spans = [SequenceSpan { start: 0, len: tokens.len(), block_table: &self.block_table }];
         let batch = Batch { tokens, positions: &positions, sequences: &spans };
-        self.runner.step(&batch, rows, &mut self.logits)?;
-        self.logits_finite &= self.logits.iter().all(|logit| logit.is_finite());
+        let Steps { runner, logits, .. } = &mut self.steps;
+        runner.step(&batch, rows, logits)?;
+        self.logits_finite &= logits.iter().all(|logit| logit.is_finite());
         Ok(())
     }
 
     /// Some token: different ones, so that a mixture spreads over its experts.
     fn pseudo_token(&self, i: usize) -> u32 {
-        let vocab_size = self.runner.config().vocab_size as u64;
+        let vocab_size = self.steps.runner.config().vocab_size as u64;
         ((i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) % vocab_size) as u32
     }
 }

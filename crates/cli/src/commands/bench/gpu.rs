@@ -3,15 +3,14 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use backend::{Batch, Draw, Drawn, Draws, KV_BLOCK_SIZE, SequenceSpan, StepLimits};
+use backend::{KV_BLOCK_SIZE, StepLimits};
 use cuda::{Ceilings, Cuda, MemoryPlan};
 use engine::{ModelRunner, Runner};
 use model::{Config, ModelWeights};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::{Value, json};
 
-use super::report::median;
+use super::batches::{Sequences, Steps, WARM_UP, tokens_of_one};
+use super::report::{median, spread};
 use super::{BenchArgs, Source};
 use crate::gpu::{self, Gpu, LoadOptions};
 use crate::memory::gb;
@@ -26,8 +25,6 @@ const CONTEXTS: [usize; 3] = [128, 4096, 16_384];
 const BATCH_CONTEXT: usize = 128;
 /// Lengths of prompts.
 const PROMPTS: [usize; 3] = [512, 2048, 8192];
-/// Steps that do not count: recording, caches.
-const WARM_UP: usize = 4;
 /// The context for which the memory of a single sequence is planned.
 const PLANNED_CONTEXT: usize = 4096;
 
@@ -37,7 +34,7 @@ pub(super) fn run(args: &BenchArgs, gpu: &Gpu, source: &Source) -> Result<()> {
         .map_err(|error| CliError::Device(format!("cannot measure the card: {error}")))?;
     let config = source.config();
     let weights = weights(args, source)?;
-    let sizes = Sizes::new(config, args.decode_tokens as usize);
+    let sizes = Sizes::new(config, args.decode_tokens as usize, &args.batches());
     let planned = gpu::limits(PLANNED_CONTEXT, 1);
     let plan = gpu::plan(config, &weights, PLANNED_CONTEXT, planned, gpu.fp8_kv)?;
     let free = gpu.free_memory()?;
@@ -83,17 +80,19 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(config: &Config, decode: usize) -> Self {
+    /// `asked`: the batches, where others than [`BATCHES`] are wanted.
+    fn new(config: &Config, decode: usize, asked: &[usize]) -> Self {
         let made_for = config.max_position_embeddings;
-        let tokens = |context: usize| (context + WARM_UP + decode).next_multiple_of(KV_BLOCK_SIZE);
+        let tokens = |context: usize| tokens_of_one(context, decode);
         let fits = |all: &[usize], more: usize| -> Vec<usize> {
             all.iter().copied().filter(|&n| n + more <= made_for).collect()
         };
         let contexts = fits(&CONTEXTS, WARM_UP + decode);
         let prompts = fits(&PROMPTS, 0);
-        let batches = if contexts.is_empty() { Vec::new() } else { BATCHES.to_vec() };
+        let asked = if asked.is_empty() { &BATCHES } else { asked };
+        let batches = if contexts.is_empty() { Vec::new() } else { asked.to_vec() };
         let longest = contexts.last().map_or(0, |&context| tokens(context));
-        let together = batches.last().map_or(0, |&batch| batch * tokens(BATCH_CONTEXT));
+        let together = batches.iter().max().map_or(0, |&batch| batch * tokens(BATCH_CONTEXT));
         let prompt = prompts.last().copied().unwrap_or(0);
         let pool = longest.max(together).max(prompt).max(KV_BLOCK_SIZE);
         Sizes { batches, contexts, prompts, decode, pool }
@@ -123,23 +122,13 @@ struct Measured {
 }
 
 struct Bench {
-    runner: Runner<Cuda>,
-    rng: ChaCha8Rng,
+    steps: Steps<Cuda>,
     repeat: usize,
-    logits: Vec<f32>,
-    drawn: Vec<Drawn>,
-}
-
-/// Sequences of random tokens, each with blocks of its own.
-struct Sequences {
-    tables: Vec<Vec<u32>>,
-    len: usize,
 }
 
 impl Bench {
     fn new(runner: Runner<Cuda>, args: &BenchArgs) -> Self {
-        let rng = ChaCha8Rng::seed_from_u64(1);
-        Bench { runner, rng, repeat: args.repeat as usize, logits: Vec::new(), drawn: Vec::new() }
+        Bench { steps: Steps::new(runner), repeat: args.repeat as usize }
     }
 
     fn measure(&mut self, sizes: &Sizes) -> Result<Measured> {
@@ -164,92 +153,31 @@ impl Bench {
     }
 
     fn decode(&mut self, batch: usize, context: usize, len: usize) -> Result<Decode> {
-        let blocks = (context + WARM_UP + len).div_ceil(KV_BLOCK_SIZE) as u32;
-        let tables = (0..batch as u32).map(|i| (i * blocks..(i + 1) * blocks).collect()).collect();
-        let mut sequences = Sequences { tables, len: 0 };
-        self.fill(&mut sequences, context)?;
+        let mut sequences = self.steps.sequences(batch, context, len)?;
         let (mut rates, mut logits_finite) = (Rates::new(), true);
         let experts = self.experts(&sequences)?;
         for _ in 0..self.repeat {
-            sequences.len = context;
-            for _ in 0..WARM_UP {
-                self.step(&mut sequences)?;
-            }
-            let start = Instant::now();
-            for _ in 0..len {
-                self.step(&mut sequences)?;
-            }
-            rates.push((batch * len) as f64 / start.elapsed().as_secs_f64());
-            logits_finite &= self.drawn.iter().all(|drawn| drawn.is_finite);
+            rates.push(self.steps.rate(&mut sequences, context, len)?);
+            logits_finite &= self.steps.is_finite();
         }
         Ok(Decode { batch, context, rates, experts, logits_finite })
     }
 
-    /// Brings every sequence to `len` tokens, as many sequences to a step as it holds.
-    fn fill(&mut self, sequences: &mut Sequences, len: usize) -> Result<()> {
-        let limit = self.runner.limits().tokens;
-        let chunk = limit.min(len);
-        let together = (limit / chunk).max(1);
-        for start in (0..len).step_by(chunk) {
-            let rows = chunk.min(len - start);
-            for tables in sequences.tables.chunks(together) {
-                let positions: Vec<u32> =
-                    tables.iter().flat_map(|_| start as u32..(start + rows) as u32).collect();
-                self.run(tables, &positions, rows, &[])?;
-            }
-        }
-        sequences.len = len;
-        Ok(())
-    }
-
-    /// One more random token for every sequence.
-    fn step(&mut self, sequences: &mut Sequences) -> Result<()> {
-        let positions = vec![sequences.len as u32; sequences.tables.len()];
-        let rows: Vec<u32> = (0..sequences.tables.len() as u32).collect();
-        sequences.len += 1;
-        self.run(&sequences.tables, &positions, 1, &rows)
-    }
-
-    fn run(
-        &mut self,
-        tables: &[Vec<u32>],
-        positions: &[u32],
-        len: usize,
-        rows: &[u32],
-    ) -> Result<()> {
-        let vocab_size = self.runner.config().vocab_size as u32;
-        let tokens: Vec<u32> = positions.iter().map(|_| self.rng.next_u32() % vocab_size).collect();
-        let spans: Vec<SequenceSpan<'_>> = tables
-            .iter()
-            .enumerate()
-            .map(|(i, table)| SequenceSpan { start: i * len, len, block_table: table })
-            .collect();
-        let batch = Batch { tokens: &tokens, positions, sequences: &spans };
-        if rows.is_empty() {
-            return Ok(self.runner.step(&batch, rows, &mut self.logits)?);
-        }
-        // The likeliest tokens are found as they would be, though the next step takes random ones.
-        let mut choose = |draws: &mut Draws| draws.draws.resize(rows.len(), Draw::GREEDY);
-        let Bench { runner, drawn, logits, .. } = self;
-        Ok(runner.step_and_draw(&batch, rows, &[], &mut choose, drawn, logits)?)
-    }
-
     /// The experts that one more step would read, layer by layer.
     fn experts(&mut self, sequences: &Sequences) -> Result<Option<Vec<u32>>> {
-        if self.runner.config().moe.is_none() {
+        if self.steps.runner.config().moe.is_none() {
             return Ok(None);
         }
-        self.runner.backend_mut().watch_experts(true);
-        let mut sequences = Sequences { tables: sequences.tables.clone(), len: sequences.len };
-        self.step(&mut sequences)?;
-        let experts = self.runner.backend_mut().watched_experts();
-        self.runner.backend_mut().watch_experts(false);
+        self.steps.runner.backend_mut().watch_experts(true);
+        self.steps.step(&mut sequences.clone())?;
+        let experts = self.steps.runner.backend_mut().watched_experts();
+        self.steps.runner.backend_mut().watch_experts(false);
         Ok(Some(experts))
     }
 
     fn prefill(&mut self, len: usize) -> Result<Rates> {
         let table: Vec<u32> = (0..len.div_ceil(KV_BLOCK_SIZE) as u32).collect();
-        let chunk = self.runner.limits().tokens;
+        let chunk = self.steps.runner.limits().tokens;
         let mut rates = Rates::new();
         for repetition in 0..=self.repeat {
             let start = Instant::now();
@@ -258,7 +186,7 @@ impl Bench {
                 let positions: Vec<u32> = (first as u32..(first + rows) as u32).collect();
                 let last = [rows as u32 - 1];
                 let wanted = if first + rows == len { &last[..] } else { &[] };
-                self.run(std::slice::from_ref(&table), &positions, rows, wanted)?;
+                self.steps.run(std::slice::from_ref(&table), &positions, rows, wanted)?;
             }
             // The first does not count.
             if repetition > 0 {
@@ -425,10 +353,4 @@ impl Report {
         }
         table
     }
-}
-
-fn spread(rates: &[f64]) -> String {
-    let low = rates.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = rates.iter().copied().fold(0.0, f64::max);
-    format!("{low:.0}-{high:.0}")
 }

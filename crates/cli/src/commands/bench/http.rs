@@ -124,8 +124,10 @@ impl Load {
             "stream": true,
             "stream_options": { "include_usage": true },
         });
-        if let Some(schema) = &self.schema {
-            body["structured_outputs"] = json!({ "json": schema });
+        match &self.schema {
+            Some(schema) => body["structured_outputs"] = json!({ "json": schema }),
+            // All answers of one length, so that the streams are as many to the end.
+            None => body["ignore_eos"] = json!(true),
         }
         body
     }
@@ -184,8 +186,8 @@ impl Level {
     }
 
     fn json(&self) -> Value {
-        let first: Vec<f64> = self.answers.iter().map(|answer| answer.first).collect();
-        let gaps: Vec<f64> = self.answers.iter().flat_map(|answer| answer.gaps.clone()).collect();
+        let first: Vec<f64> = self.answers.iter().map(Timed::first).collect();
+        let gaps: Vec<f64> = self.answers.iter().flat_map(Timed::gaps).collect();
         json!({
             "streams": self.streams,
             "requests": self.answers.len(),
@@ -263,11 +265,10 @@ mod tests {
     #[test]
     fn rates_count_what_came_after_the_first_token() {
         let answer = |first, last, tokens| Timed {
-            first,
-            last,
+            end: last,
+            pieces: vec![first, last],
             completion_tokens: tokens,
             cached_tokens: 0,
-            gaps: vec![0.1; 3],
         };
         assert_eq!(answer(0.5, 1.5, 11).decode_rate(), Some(10.0));
         assert_eq!(answer(0.5, 0.5, 1).decode_rate(), None);

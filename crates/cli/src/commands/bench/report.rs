@@ -9,6 +9,12 @@ use crate::memory::gb;
 use crate::output;
 use crate::{build, device};
 
+/// Sequences that were decoded together, and the tokens per second of all of them, one for each repetition.
+pub(super) struct BatchRates {
+    pub(super) batch: usize,
+    pub(super) rates: Vec<f64>,
+}
+
 /// Figures of one run; rates in tokens per second, one for each repetition.
 pub(super) struct Report {
     model: String,
@@ -21,6 +27,7 @@ pub(super) struct Report {
     pub(super) load_seconds: f64,
     pub(super) prefill: Vec<f64>,
     pub(super) decode: Vec<f64>,
+    pub(super) batches: Vec<BatchRates>,
     /// Bytes of weights that a decoded token reads.
     pub(super) bytes_per_token: u64,
     /// In bytes per second; `None` where it could not be measured.
@@ -41,6 +48,7 @@ impl Report {
             load_seconds: 0.0,
             prefill: Vec::new(),
             decode: Vec::new(),
+            batches: Vec::new(),
             bytes_per_token: 0,
             memory_bandwidth: None,
             logits_finite: true,
@@ -77,6 +85,11 @@ impl Report {
             "prefill_tokens_per_second_median": median(&self.prefill),
             "decode_tokens_per_second": self.decode,
             "decode_tokens_per_second_median": median(&self.decode),
+            "batches": self.batches.iter().map(|BatchRates { batch, rates }| json!({
+                "batch": batch,
+                "tokens_per_second": rates,
+                "tokens_per_second_median": median(rates),
+            })).collect::<Vec<_>>(),
             "bytes_per_token": self.bytes_per_token,
             "memory_bandwidth_bytes_per_second": self.memory_bandwidth,
             "bandwidth_share": self.bandwidth_share(),
@@ -106,6 +119,9 @@ impl Report {
             gb(self.bytes_per_token),
             per_second(self.weight_bandwidth()),
         );
+        for BatchRates { batch, rates: of_batch } in &self.batches {
+            table.push_str(&format!("decode together   {batch} sequences: {}\n", rates(of_batch)));
+        }
         if !self.logits_finite {
             table.push_str(
                 "logits            not all finite: the figures hold, the numbers do not\n",
@@ -118,6 +134,13 @@ impl Report {
 fn rates(rates: &[f64]) -> String {
     let each: Vec<String> = rates.iter().map(|rate| format!("{rate:.1}")).collect();
     format!("{:.1} tok/s [{}]", median(rates), each.join(", "))
+}
+
+/// The least and the most.
+pub(super) fn spread(rates: &[f64]) -> String {
+    let low = rates.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = rates.iter().copied().fold(0.0, f64::max);
+    format!("{low:.0}-{high:.0}")
 }
 
 /// The middle value, or the mean of the two in the middle; 0 of none.

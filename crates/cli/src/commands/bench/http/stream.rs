@@ -23,18 +23,28 @@ pub(super) struct Client {
 /// When the parts of an answer came, in seconds since it was asked for.
 #[derive(Debug)]
 pub(super) struct Timed {
-    pub(super) first: f64,
-    pub(super) last: f64,
-    /// Between pieces of text.
-    pub(super) gaps: Vec<f64>,
+    /// The end of the answer. Not every token has a text, so it may lie well after the last piece.
+    pub(super) end: f64,
+    /// Pieces of text.
+    pub(super) pieces: Vec<f64>,
     pub(super) completion_tokens: u64,
     pub(super) cached_tokens: u64,
 }
 
 impl Timed {
+    /// The first piece of text.
+    pub(super) fn first(&self) -> f64 {
+        self.pieces.first().copied().unwrap_or(self.end)
+    }
+
+    /// Between pieces of text.
+    pub(super) fn gaps(&self) -> impl Iterator<Item = f64> {
+        self.pieces.windows(2).map(|pair| pair[1] - pair[0])
+    }
+
     /// Tokens after the first, per second.
     pub(super) fn decode_rate(&self) -> Option<f64> {
-        let seconds = self.last - self.first;
+        let seconds = self.end - self.first();
         (self.completion_tokens > 1 && seconds > 0.0)
             .then(|| (self.completion_tokens - 1) as f64 / seconds)
     }
@@ -140,12 +150,10 @@ impl Client {
                 }
             }
         }
-        let end = start.elapsed().as_secs_f64();
         let tokens = usage["completion_tokens"].as_u64();
         Ok(Timed {
-            first: times.first().copied().unwrap_or(end),
-            last: times.last().copied().unwrap_or(end),
-            gaps: times.windows(2).map(|pair| pair[1] - pair[0]).collect(),
+            end: start.elapsed().as_secs_f64(),
+            pieces: times,
             completion_tokens: tokens.ok_or_else(|| failed("the server counted no tokens"))?,
             cached_tokens: usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0),
         })
