@@ -250,6 +250,12 @@ impl Engine {
         }
     }
 
+    /// Tokens that the last step computed, by request: what each of them took of the device. Those that have ended with it
+    /// are among them.
+    pub fn computed(&self) -> &[(RequestId, usize)] {
+        self.step.computed()
+    }
+
     /// Checks all that must be true between two steps.
     #[cfg(test)]
     pub(crate) fn assert_consistent(&self) {

@@ -45,6 +45,8 @@ pub(crate) enum Found {
 #[derive(Default)]
 pub(crate) struct Step {
     pub(crate) plan: Vec<Chunk>,
+    /// Tokens of each sequence, as planned.
+    computed: Vec<(RequestId, usize)>,
     tokens: Vec<u32>,
     positions: Vec<u32>,
     rows: Vec<Row>,
@@ -63,9 +65,15 @@ impl Step {
         self.tokens.len()
     }
 
+    /// Tokens that are computed, by request.
+    pub(crate) fn computed(&self) -> &[(RequestId, usize)] {
+        if self.plan.is_empty() { &[] } else { &self.computed }
+    }
+
     /// Writes down what the plan computes, and which rows are wanted.
     pub(crate) fn lay_out(&mut self, scheduler: &Scheduler, answers: &Answers, vocab_size: usize) {
-        let Step { plan, tokens, positions, rows, row_indices, kept, .. } = self;
+        let Step { plan, computed, tokens, positions, rows, row_indices, kept, .. } = self;
+        computed.clear();
         tokens.clear();
         positions.clear();
         rows.clear();
@@ -76,6 +84,7 @@ impl Step {
             let sequence = &scheduler.running()[index];
             let (start, end) = (sequence.num_computed, sequence.num_computed + len);
             let first_token = tokens.len();
+            computed.push((sequence.id, len));
             tokens.extend_from_slice(&sequence.tokens[start..end]);
             positions.extend(start as u32..end as u32);
             let choice = answers.get(&sequence.id).map(|answer| &answer.choice);

@@ -33,6 +33,8 @@ pub(crate) trait Steps {
         now: Duration,
         on_event: &mut (dyn FnMut(RequestId, Event) + Send),
     ) -> Result<StepReport, EngineError>;
+    /// See [`Engine::computed`].
+    fn computed(&self) -> &[(RequestId, usize)];
     /// See [`Engine::stats`].
     fn stats(&self) -> Stats;
 }
@@ -56,6 +58,10 @@ impl Steps for Engine {
         on_event: &mut (dyn FnMut(RequestId, Event) + Send),
     ) -> Result<StepReport, EngineError> {
         Engine::step(self, now, on_event)
+    }
+
+    fn computed(&self) -> &[(RequestId, usize)] {
+        Engine::computed(self)
     }
 
     fn stats(&self) -> Stats {
@@ -142,7 +148,7 @@ impl EngineHandle {
             metrics,
         });
         let handle = EngineHandle { owner: Arc::new(Owner { shared: Arc::clone(&shared) }) };
-        (handle, Driver { shared, open: HashMap::new(), charges: Vec::new(), ended: Vec::new() })
+        (handle, Driver { shared, open: HashMap::new(), ended: Vec::new() })
     }
 
     /// Hands a request to the engine and waits until it stands in the queue.
@@ -248,8 +254,8 @@ struct Open {
     at: Instant,
     /// Whether anything of it was computed.
     begun: bool,
-    /// Tokens of its prompt that are done.
-    prefilled: usize,
+    /// Whether it was said how much of its prompt was in the cache.
+    cached_is_known: bool,
     last_token: Option<Instant>,
     engine_seconds: f64,
 }
@@ -278,8 +284,6 @@ impl Death {
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     open: HashMap<RequestId, Open>,
-    /// Tokens of the present step, by request.
-    charges: Vec<(RequestId, usize)>,
     /// Requests that ended in the present step.
     ended: Vec<(RequestId, Open)>,
 }
@@ -379,7 +383,7 @@ impl Driver {
             record,
             at,
             begun: false,
-            prefilled: 0,
+            cached_is_known: false,
             last_token: None,
             engine_seconds: 0.0,
         };
@@ -391,36 +395,36 @@ impl Driver {
     fn step(&mut self, engine: &mut impl Steps) -> Result<StepReport, EngineError> {
         let began = Instant::now();
         let now = self.shared.start.elapsed();
-        let Driver { shared, open, charges, ended } = self;
+        let Driver { shared, open, ended } = self;
         let report = engine.step(now, &mut |id, event| {
             let Some(request) = open.get_mut(&id) else { return };
-            let tokens = request.note(&event, &shared.metrics);
-            if tokens > 0 {
-                charges.push((id, tokens));
-            }
+            request.note(&event, &shared.metrics);
             let is_last = matches!(event, Event::Finished(_) | Event::Failed(_));
             request.mailbox.push(event);
             if is_last && let Some(request) = open.remove(&id) {
                 ended.push((id, request));
             }
         })?;
-        self.charge(&report, began.elapsed().as_secs_f64());
+        self.charge(engine.computed(), &report, began);
         Ok(report)
     }
 
-    /// Shares the time of a step among the requests whose tokens it computed.
-    fn charge(&mut self, report: &StepReport, seconds: f64) {
-        let Driver { shared, open, charges, ended } = self;
+    /// Shares the time of a step among the requests whose tokens it computed. Events do not say which these are: they tell of
+    /// the step before.
+    fn charge(&mut self, computed: &[(RequestId, usize)], report: &StepReport, began: Instant) {
+        let Driver { shared, open, ended } = self;
+        let seconds = began.elapsed().as_secs_f64();
         if report.tokens > 0 {
             shared.metrics.step(report, seconds);
         }
         let each = seconds / report.tokens.max(1) as f64;
-        for (id, tokens) in charges.drain(..) {
+        for &(id, tokens) in computed {
             let request = match open.get_mut(&id) {
                 Some(request) => Some(request),
                 None => ended.iter_mut().find(|(ended, _)| *ended == id).map(|(_, open)| open),
             };
             if let Some(request) = request {
+                request.begin(began, &shared.metrics);
                 let seconds = tokens as f64 * each;
                 request.engine_seconds += seconds;
                 request.record.add_engine(seconds);
@@ -433,44 +437,32 @@ impl Driver {
 }
 
 impl Open {
-    /// Measures an event; returns the tokens that were computed for it.
-    fn note(&mut self, event: &Event, metrics: &Metrics) -> usize {
+    /// Measures an event.
+    fn note(&mut self, event: &Event, metrics: &Metrics) {
         let now = Instant::now();
         match event {
-            Event::Prefill { done, cached, .. } => {
-                self.begin(now, metrics);
-                if self.prefilled == 0 {
+            Event::Prefill { cached, .. } => {
+                if !std::mem::replace(&mut self.cached_is_known, true) {
                     self.record.add_cached(*cached);
-                    self.prefilled = *cached;
                 }
-                let computed = done.saturating_sub(self.prefilled);
-                self.prefilled = self.prefilled.max(*done);
-                computed
             }
-            Event::PromptLogprobs(_) => 0,
+            Event::PromptLogprobs(_) => {}
             Event::Token(_) => {
-                self.begin(now, metrics);
                 self.record.add_token(now - self.at);
                 match self.last_token.replace(now) {
                     None => metrics.first_token(now - self.at),
                     Some(last) => metrics.next_token(now - last),
                 }
-                1
             }
-            Event::Finished(completion) => {
-                metrics.finished(completion.finish_reason.name());
-                0
-            }
-            Event::Failed(error) => {
-                metrics.failed(ApiError::of_engine(error).label());
-                0
-            }
+            Event::Finished(completion) => metrics.finished(completion.finish_reason.name()),
+            Event::Failed(error) => metrics.failed(ApiError::of_engine(error).label()),
         }
     }
 
-    fn begin(&mut self, now: Instant, metrics: &Metrics) {
+    /// A step that computed some of it began.
+    fn begin(&mut self, step: Instant, metrics: &Metrics) {
         if !std::mem::replace(&mut self.begun, true) {
-            metrics.queued(now - self.at);
+            metrics.queued(step - self.at);
         }
     }
 }

@@ -46,6 +46,7 @@ pub(crate) struct Scripted {
 pub(crate) struct Held {
     waiting: VecDeque<(RequestId, Request)>,
     running: Vec<(RequestId, Request, Vec<u32>)>,
+    computed: Vec<(RequestId, usize)>,
     last_id: u64,
     generated: u64,
 }
@@ -110,12 +111,14 @@ impl Steps for Scripted {
             thread::sleep(self.step_time);
         }
         let mut tokens = 0;
+        self.held.computed.clear();
         while self.held.running.len() < self.slots
             && let Some((id, request)) = self.held.waiting.pop_front()
         {
             tokens += request.prompt.len();
             let total = request.prompt.len();
             on_event(id, Event::Prefill { done: total, total, cached: 0 });
+            self.held.computed.push((id, total));
             self.held.running.push((id, request, Vec::new()));
         }
         let sequences = self.held.running.len();
@@ -124,6 +127,7 @@ impl Steps for Scripted {
             let text = self.text.clone();
             let token = GeneratedToken { token: 7, logprob: -0.5, top_logprobs: Vec::new(), text };
             on_event(*id, Event::Token(token));
+            self.held.computed.push((*id, 1));
             self.held.generated += 1;
         }
         if let Some((count, fate)) = self.dies_after
@@ -155,6 +159,10 @@ impl Steps for Scripted {
             goes_on
         });
         Ok(StepReport { tokens: tokens + sequences, sequences, generated: sequences })
+    }
+
+    fn computed(&self) -> &[(RequestId, usize)] {
+        &self.held.computed
     }
 
     fn stats(&self) -> Stats {

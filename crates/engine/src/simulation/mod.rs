@@ -137,7 +137,10 @@ impl Simulation {
         for (id, event) in events {
             self.watch(id, event);
         }
-        if result.is_ok() {
+        if let Ok(report) = &result {
+            let computed = self.engine.computed();
+            assert_eq!(computed.iter().map(|(_, tokens)| tokens).sum::<usize>(), report.tokens);
+            assert!(computed.iter().all(|(id, _)| self.requests.contains_key(id)));
             return true;
         }
         assert_eq!(self.device.lock().unwrap().fails_in, Some(0));
