@@ -28,9 +28,11 @@ cargo xtask <COMMAND>
                        --native: for the GPUs of this machine alone, and nothing without one; --only, --target: a part
                        (both may be repeated); --report prints what each kernel takes, --disassemble looks for the
                        instructions that are meant, --offline-check compiles nothing
-  peers [openai]       every fixture through the binary, its artefacts through transformers + bitsandbytes, and a server
-                       through OpenAI's Python client (the first time: about 1 GB of Python packages, into
-                       target/peers and target/peers-openai); openai: the last alone, which takes little
+  peers [server | openai | proxy | metrics | spans | schemas ...]
+                       every fixture through the binary, its artefacts through transformers + bitsandbytes, and a server
+                       through OpenAI's Python client, nginx, Prometheus' parser, an OpenTelemetry collector, and all test
+                       schemas with jsonschema (the first time: about 1 GB of Python packages, into target/peers and
+                       target/peers-server); with names: those of a server alone, which take little
   page                 the web page of `halfbyte serve demo` in headless Chromium, if there is one (HALFBYTE_CHROMIUM)
   soak [--cases N] [--kills N] [--runs N]
                        property tests with N cases each (100000), `quantize` killed N times (100), N runs of
@@ -60,7 +62,8 @@ fn run(arguments: &[String]) -> Result<()> {
         ["tidy"] => tidy::tidy(&root),
         ["kernels", options @ ..] => kernels::kernels(&root, &kernels::Options::parse(options)?),
         ["peers"] => peers::peers(&root),
-        ["peers", "openai"] => peers::client(&root),
+        ["peers", "server"] => peers::server(&root, &[]),
+        ["peers", names @ ..] => peers::server(&root, names),
         ["page"] => peers::page(&root),
         ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),
         ["plot", input, output] => plot::plot(Path::new(input), Path::new(output)),

@@ -1,10 +1,11 @@
 //! What `halfbyte` writes and answers, read by the programs it is written for.
 
 use std::env;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::shell::{cargo, run};
 
@@ -24,35 +25,67 @@ const MODELS: Environment = Environment {
     requirements: "fixtures/requirements.txt",
 };
 
-/// OpenAI's client.
-const CLIENT: Environment = Environment {
-    variable: "HALFBYTE_OPENAI_VENV",
-    folder: "peers-openai",
-    requirements: "fixtures/openai-requirements.txt",
+/// OpenAI's client, the parser of Prometheus, OpenTelemetry's definitions, jsonschema.
+const SERVER: Environment = Environment {
+    variable: "HALFBYTE_SERVER_VENV",
+    folder: "peers-server",
+    requirements: "fixtures/server-requirements.txt",
 };
+
+/// What a running server is asked by, by the names that `cargo xtask peers` takes.
+const CHECKS: [(&str, &str); 5] = [
+    ("openai", "fixtures/check_openai.py"),
+    ("proxy", "fixtures/check_proxy.py"),
+    ("metrics", "fixtures/check_metrics.py"),
+    ("spans", "fixtures/check_spans.py"),
+    ("schemas", "fixtures/check_schemas.py"),
+];
 
 /// Whether there is a Python environment for the models, so that [`peers`] fetches little.
 pub(crate) fn installed(root: &Path) -> bool {
     MODELS.python(root).exists()
 }
 
-/// Every fixture through the binary, and its artefacts through transformers and bitsandbytes; then a server through
-/// OpenAI's client.
+/// Every fixture through the binary, and its artefacts through transformers and bitsandbytes; then a server through the
+/// programs that are put beside one.
 pub(crate) fn peers(root: &Path) -> Result<()> {
     let python = MODELS.make(root)?;
     let halfbyte = build(root)?;
     run(Command::new(python).arg("fixtures/check_families.py").arg(&halfbyte))?;
-    check_client(root, &halfbyte)
+    serve(root, &halfbyte, &[])
 }
 
-/// A server through OpenAI's client alone.
-pub(crate) fn client(root: &Path) -> Result<()> {
-    check_client(root, &build(root)?)
+/// A server through those programs alone: the named ones, or all.
+pub(crate) fn server(root: &Path, names: &[&str]) -> Result<()> {
+    if let Some(name) = names.iter().find(|name| !CHECKS.iter().any(|(known, _)| known == *name)) {
+        let known: Vec<_> = CHECKS.iter().map(|(name, _)| *name).collect();
+        bail!("`{name}` is no check of a server; there are {}", known.join(", "));
+    }
+    serve(root, &build(root)?, names)
 }
 
-fn check_client(root: &Path, halfbyte: &Path) -> Result<()> {
-    let python = CLIENT.make(root)?;
-    run(Command::new(python).arg("fixtures/check_openai.py").arg(halfbyte))
+fn serve(root: &Path, halfbyte: &Path, names: &[&str]) -> Result<()> {
+    let python = SERVER.make(root)?;
+    for (name, script) in CHECKS {
+        if names.is_empty() || names.contains(&name) {
+            let mut check = Command::new(&python);
+            check.arg(script).arg(halfbyte);
+            if name == "schemas" {
+                check.arg(schemas(root)?);
+            }
+            run(&mut check)?;
+        }
+    }
+    Ok(())
+}
+
+/// A file of all test schemas, some of which are made up by the tests.
+fn schemas(root: &Path) -> Result<PathBuf> {
+    let path = root.join("target/schemas.jsonl");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let dump = ["run", "--quiet", "--locked", "--package", "halfbyte-grammar", "--example", "dump"];
+    run(cargo().args(dump).args(["--", "--schemas"]).stdout(file))?;
+    Ok(path)
 }
 
 /// The web page in headless Chromium; a line says so where there is none. Python's own library is enough.

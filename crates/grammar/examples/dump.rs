@@ -1,5 +1,6 @@
 //! Writes answers of a seeded chooser to all test schemas, as JSON lines of `name`, `schema`, `budget`, `answer`:
-//! `cargo run -p halfbyte-grammar --example dump > answers.jsonl`, then `fixtures/schemas/check.py answers.jsonl`.
+//! `cargo run -p halfbyte-grammar --example dump > answers.jsonl`, then `fixtures/schemas/check.py answers.jsonl`. With
+//! `--schemas` only the names and schemas, which `fixtures/check_schemas.py` asks a server to answer.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -14,6 +15,12 @@ use support::{Chooser, Rng, demo, demo_tokens, walk};
 fn main() -> std::io::Result<()> {
     let (vocabulary, tokens) = (demo(), demo_tokens());
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if std::env::args().any(|argument| argument == "--schemas") {
+        for case in cases() {
+            writeln!(out, "{}", json!({"name": case.name, "schema": case.schema}))?;
+        }
+        return out.flush();
+    }
     for case in cases() {
         let spec = Spec::JsonSchema { schema: case.schema.clone(), open: false };
         let grammar = match Grammar::compile(&vocabulary, &spec) {
