@@ -56,8 +56,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: u32,
     /// Sequences that are decoded together; several numbers are measured in turn
+    // As many as a step on a CPU holds.
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "url",
-        value_parser = clap::value_parser!(u16).range(1..=1024))]
+        value_parser = clap::value_parser!(u16).range(1..=512))]
     batch: Vec<u16>,
     /// Measurements
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
