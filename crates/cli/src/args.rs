@@ -11,7 +11,7 @@ use quant::{QuantConfig, QuantType};
 
 use crate::build;
 use crate::commands::{
-    audit, bench, chat, completions, demo, doctor, prompt, quantize, score, selftest, serve,
+    audit, bench, chat, completions, demo, doctor, plan, prompt, quantize, score, selftest, serve,
 };
 use crate::output::{self, CliError};
 
@@ -26,7 +26,7 @@ Exit codes:
 
 MODEL is a directory, else ORG/NAME in --model-dir, else ORG/NAME in the Hugging Face cache,
 or `demo`, the small model that this binary holds (`./demo` is a directory of that name).
-Nothing is ever downloaded.";
+Nothing is downloaded; `plan --hub` alone reads from the network: headers.";
 
 /// 4-bit language models from one binary: reads bitsandbytes' NF4 and FP4 checkpoints as they are.
 #[derive(Debug, Parser)]
@@ -54,6 +54,8 @@ pub(crate) enum Command {
     Score(score::ScoreArgs),
     /// Measure the speed of this machine
     Bench(bench::BenchArgs),
+    /// Say what memory a model takes, on which cards it fits, and how fast it can be
+    Plan(plan::PlanArgs),
     /// Say which GPUs there are, and what keeps one from being used
     Doctor(doctor::DoctorArgs),
     /// Say what GPU code a Python stack holds, and whether it works on a card
@@ -74,6 +76,7 @@ impl Command {
             Command::Quantize(args) => args.json,
             Command::Score(args) => args.json,
             Command::Bench(args) => args.json,
+            Command::Plan(args) => args.json,
             Command::Doctor(args) => args.json,
             Command::Audit(args) => args.json,
             Command::Selftest(args) => args.json,

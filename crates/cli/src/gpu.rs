@@ -82,6 +82,83 @@ pub(crate) fn limits(context: usize, rows: usize) -> StepLimits {
     }
 }
 
+/// Bytes that the driver takes of a card beside what is planned, for its context, the code of kernels and recorded steps: measured
+/// on an H200 (`memory_outside_arena_bytes` of `bench`, LOG.md), where there are more multiprocessors than on most cards.
+pub(crate) const DRIVER_BYTES: u64 = 650_000_000;
+
+/// Most bytes of keys and values that are planned at all: below, sums stay numbers.
+const KV_BYTES_MAX: u128 = 1 << 50;
+
+/// A model as a GPU would take it, of which nothing but the sizes is known. What `plan` says and what is allocated come from here.
+pub(crate) struct Footprint {
+    /// Has counted the weights.
+    planner: Planner,
+    model: Transformer<Planner>,
+}
+
+impl Footprint {
+    /// Counts the weights, which need not have bytes.
+    ///
+    /// # Errors
+    /// If they do not fit each other.
+    pub(crate) fn of(config: &Config, weights: &ModelWeights) -> Result<Self> {
+        let any = StepLimits { tokens: 1, rows: 1, sequences: 1 };
+        let planner = Planner::new(any, false);
+        let model = Transformer::load(config, weights.clone(), &planner, |_| {})?;
+        Ok(Footprint { planner, model })
+    }
+
+    /// What it takes with a cache of `context` tokens and steps within `limits`.
+    ///
+    /// # Errors
+    /// If that is more than a petabyte.
+    pub(crate) fn plan(
+        &self,
+        context: usize,
+        limits: StepLimits,
+        fp8_kv: bool,
+    ) -> Result<MemoryPlan> {
+        let config = self.model.config();
+        let values = 2 * config.num_hidden_layers as u128 * config.kv_size() as u128;
+        let bytes = values.saturating_mul(context as u128).saturating_mul(2);
+        if bytes > KV_BYTES_MAX {
+            let message = format!("keys and values of {context} tokens exceed every memory");
+            return Err(CliError::DoesNotFit(message).into());
+        }
+        let planner = self.planner.with(limits, fp8_kv);
+        self.model.workspace(&planner, limits.tokens)?;
+        self.model.kv_cache(&planner, context)?;
+        Ok(planner.plan())
+    }
+
+    /// Bytes of keys and values in a block of the cache, all layers together.
+    pub(crate) fn block_bytes(&self, fp8_kv: bool) -> Result<u64> {
+        let plan =
+            |blocks: usize| self.plan(blocks * KV_BLOCK_SIZE, limits(KV_BLOCK_SIZE, 1), fp8_kv);
+        // The difference of two, for what is rounded up is in both.
+        Ok((plan(2)?.keys_and_values - plan(1)?.keys_and_values) as u64)
+    }
+
+    /// The longest context of one sequence that `free` bytes have room for: `wanted`, else whole blocks, 0 if there is none.
+    pub(crate) fn context_that_fits(
+        &self,
+        wanted: usize,
+        rows: usize,
+        fp8_kv: bool,
+        free: u64,
+    ) -> Result<usize> {
+        let fits = |context: usize| -> Result<bool> {
+            Ok(self.plan(context, limits(context, rows), fp8_kv)?.total() as u64 <= free)
+        };
+        if fits(wanted)? {
+            return Ok(wanted);
+        }
+        // Keys and values grow by the block; what a step needs stops growing early.
+        let blocks = largest(wanted / KV_BLOCK_SIZE, |blocks| fits(blocks * KV_BLOCK_SIZE))?;
+        Ok(blocks * KV_BLOCK_SIZE)
+    }
+}
+
 /// What a model takes on a GPU.
 ///
 /// # Errors
@@ -93,11 +170,17 @@ pub(crate) fn plan(
     limits: StepLimits,
     fp8_kv: bool,
 ) -> Result<MemoryPlan> {
-    let planner = Planner::new(limits, fp8_kv);
-    let model = Transformer::load(config, weights.clone(), &planner, |_| {})?;
-    model.workspace(&planner, limits.tokens)?;
-    model.kv_cache(&planner, context)?;
-    Ok(planner.plan())
+    Footprint::of(config, weights)?.plan(context, limits, fp8_kv)
+}
+
+/// The largest number up to `most` that fits, where all below one that fits do: 0 if none does.
+pub(crate) fn largest(most: usize, mut fits: impl FnMut(usize) -> Result<bool>) -> Result<usize> {
+    let (mut low, mut high) = (0, most + 1);
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        if fits(middle)? { low = middle } else { high = middle }
+    }
+    Ok(low)
 }
 
 /// The longest context up to `wanted` that fits into `free` bytes; an error with the arithmetic where none does.
@@ -110,29 +193,18 @@ pub(crate) fn context_that_fits(
     gpu: &Gpu,
 ) -> Result<usize> {
     let free = gpu.free_memory()?;
-    let total = |context| -> Result<MemoryPlan> {
-        plan(config, weights, context, limits(context, rows), gpu.fp8_kv)
-    };
-    let whole = total(wanted)?;
-    if whole.total() as u64 <= free {
+    let footprint = Footprint::of(config, weights)?;
+    let context = footprint.context_that_fits(wanted, rows, gpu.fp8_kv, free)?;
+    if context == wanted {
         return Ok(wanted);
     }
-    // Keys and values grow by the block; what a step needs stops growing early.
-    let fits = |blocks: usize| {
-        Ok::<_, anyhow::Error>(total(blocks * KV_BLOCK_SIZE)?.total() as u64 <= free)
-    };
-    let (mut low, mut high) = (0, wanted.div_ceil(KV_BLOCK_SIZE));
-    while high - low > 1 {
-        let middle = low.midpoint(high);
-        if fits(middle)? { low = middle } else { high = middle }
-    }
-    let context = low * KV_BLOCK_SIZE;
     if asked || context == 0 {
         let hint = match context {
             0 => "take a smaller model, or a GPU with more memory".to_owned(),
             tokens => format!("--context {tokens} would fit"),
         };
         let message = format!("{} are free on cuda:{}; {hint}", gb(free), gpu.info.ordinal);
+        let whole = footprint.plan(wanted, limits(wanted, rows), gpu.fp8_kv)?;
         return Err(CliError::DoesNotFit(format!("{}, but {message}", sum(&whole, wanted))).into());
     }
     output::note(&format!("context: {context} tokens, which is what fits into the GPU's memory"));
@@ -143,7 +215,7 @@ pub(crate) fn context_that_fits(
 pub(crate) fn sum(plan: &MemoryPlan, context: usize) -> String {
     format!(
         "weights {} + keys and values {} ({context} tokens) + workspace {} = {}",
-        gb(plan.weights as u64),
+        gb(plan.weights.total() as u64),
         gb(plan.keys_and_values as u64),
         gb(plan.workspace as u64),
         gb(plan.total() as u64),
@@ -180,8 +252,8 @@ pub(crate) fn load(
     let seconds = start.elapsed().as_secs_f64();
     output::note(&format!(
         "loaded: {} in {seconds:.2} s, {}/s",
-        gb(plan.weights as u64),
-        gb((plan.weights as f64 / seconds) as u64)
+        gb(plan.weights.total() as u64),
+        gb((plan.weights.total() as f64 / seconds) as u64)
     ));
     Ok(Runner::new(cuda, model, context, limits)?)
 }

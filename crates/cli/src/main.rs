@@ -11,6 +11,8 @@ mod memory;
 mod generation;
 mod bandwidth;
 mod shapes;
+mod cards;
+mod hub;
 mod random_weights;
 mod progress;
 mod interrupt;

@@ -38,6 +38,9 @@ pub(crate) enum CliError {
     /// Something was looked for and found; how much.
     #[error("{0}")]
     Findings(String),
+    /// What was planned does not fit; by how much stands in the report.
+    #[error("{0}")]
+    Exceeds(String),
     /// What was compared is not the same; the first of it.
     #[error("{0}")]
     Differs(String),
@@ -108,7 +111,7 @@ impl Verdict {
             CliError::Help(_) => Self::new(0, "help", None),
             CliError::Usage { .. } => Self::new(2, "usage", None),
             CliError::BadInput { param, .. } => Self::new(3, "bad_input", Some(param)),
-            CliError::DoesNotFit(_) => Self::new(4, "does_not_fit", None),
+            CliError::DoesNotFit(_) | CliError::Exceeds(_) => Self::new(4, "does_not_fit", None),
             CliError::Device(_) => Self::new(4, "device_unusable", Some("device")),
             // Whoever read us has seen enough: `| head` is no failure.
             CliError::Write { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => {
@@ -189,7 +192,7 @@ fn report(error: &Error) -> ExitCode {
         }
         Some(CliError::Usage { text: Some(text), .. }) => note(text.trim_end()),
         // They stand in the report already.
-        Some(CliError::Findings(what) | CliError::Differs(what)) => {
+        Some(CliError::Findings(what) | CliError::Differs(what) | CliError::Exceeds(what)) => {
             note(what);
             return ExitCode::from(verdict.exit_code);
         }

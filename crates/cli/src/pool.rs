@@ -7,13 +7,17 @@ use model::{Checkpoint, Config, ModelWeights};
 use server::MemoryPlan;
 
 use crate::args::ByteSize;
-use crate::gpu::{self, Gpu};
+use crate::gpu::{self, Footprint, Gpu};
 use crate::memory::{self, Needs, gb};
 use crate::models::DEFAULT_CONTEXT_MAX;
 use crate::output::CliError;
 
 /// Rows of a step, beyond those of sequences that decode, whose logits may be asked for: prompts that are scored.
 const SCORED_ROWS: usize = 128;
+
+/// What `--max-num-batched-tokens` and `--gpu-memory-utilization` are unless typed.
+const BATCHED_TOKENS: u32 = 2048;
+pub(crate) const UTILIZATION: f64 = 0.92;
 
 /// On a CPU, keys and values take at most this share of the memory that is left, and at most so many bytes, unless asked.
 const CPU_SHARE: f64 = 0.5;
@@ -26,14 +30,33 @@ pub(crate) struct PoolArgs {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) max_num_seqs: u16,
     /// Most tokens of a step: prompts are computed in pieces of it, beside the answers in progress
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(16..=65536))]
+    #[arg(long, value_name = "N", default_value_t = BATCHED_TOKENS, value_parser = clap::value_parser!(u32).range(16..=65536))]
     pub(crate) max_num_batched_tokens: u32,
     /// Memory of keys and values, as 8GB or 512MiB [default: what is free, at most what all sequences need]
     #[arg(long, value_name = "BYTES")]
     pub(crate) kv_memory: Option<ByteSize>,
     /// Share of the GPU's memory to use, what others have of it included
-    #[arg(long, value_name = "SHARE", default_value_t = 0.92, value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value_t = UTILIZATION, value_parser = share)]
     pub(crate) gpu_memory_utilization: f64,
+}
+
+impl PoolArgs {
+    /// How many requests share the model, where all else is as it is unless it is typed.
+    pub(crate) fn of(max_num_seqs: u16) -> Self {
+        PoolArgs {
+            max_num_seqs,
+            max_num_batched_tokens: BATCHED_TOKENS,
+            kv_memory: None,
+            gpu_memory_utilization: UTILIZATION,
+        }
+    }
+
+    /// How much a step on a GPU holds.
+    pub(crate) fn limits(&self) -> StepLimits {
+        let sequences = usize::from(self.max_num_seqs);
+        let tokens = (self.max_num_batched_tokens as usize).max(sequences);
+        StepLimits { tokens, rows: (sequences + SCORED_ROWS).min(tokens), sequences }
+    }
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -118,16 +141,33 @@ pub(crate) fn on_gpu(
     args: &PoolArgs,
     gpu: &Gpu,
 ) -> Result<Pool> {
-    let asked = Asked::new(config, context, args)?;
-    let sequences = asked.sequences();
-    let step_tokens = (args.max_num_batched_tokens as usize).max(sequences);
-    let limits = StepLimits {
-        tokens: step_tokens,
-        rows: (sequences + SCORED_ROWS).min(step_tokens),
-        sequences,
-    };
-    let plan = |tokens: usize| gpu::plan(config, weights, tokens, limits, gpu.fp8_kv);
     let (free, total) = gpu.memory()?;
+    let card = CardMemory { ordinal: gpu.info.ordinal, free, total };
+    gpu_pool(config, &Footprint::of(config, weights)?, context, args, card, gpu.fp8_kv)
+}
+
+/// What a card has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CardMemory {
+    pub(crate) ordinal: u32,
+    /// Bytes that nobody has.
+    pub(crate) free: u64,
+    pub(crate) total: u64,
+}
+
+/// The pool on a card, from nothing but numbers.
+pub(crate) fn gpu_pool(
+    config: &Config,
+    footprint: &Footprint,
+    context: Option<u32>,
+    args: &PoolArgs,
+    card: CardMemory,
+    fp8_kv: bool,
+) -> Result<Pool> {
+    let asked = Asked::new(config, context, args)?;
+    let limits = args.limits();
+    let plan = |tokens: usize| footprint.plan(tokens, limits, fp8_kv);
+    let CardMemory { ordinal, free, total } = card;
     let used = total.saturating_sub(free);
     let share = (total as f64 * args.gpu_memory_utilization) as u64;
     let budget = free.min(share.saturating_sub(used));
@@ -138,23 +178,17 @@ pub(crate) fn on_gpu(
             (bytes / block.max(1)) as usize * KV_BLOCK_SIZE
         }
     };
-    let fits = |blocks: usize| {
-        Ok::<_, anyhow::Error>(plan(blocks * KV_BLOCK_SIZE)?.total() as u64 <= budget)
-    };
     // What a step needs grows a little with the pool, so it is no division.
-    let (mut low, mut high) = (0, most / KV_BLOCK_SIZE + 1);
-    while high - low > 1 {
-        let middle = low.midpoint(high);
-        if fits(middle)? { low = middle } else { high = middle }
-    }
-    let fit = low * KV_BLOCK_SIZE;
+    let fits = |blocks: usize| -> Result<bool> {
+        Ok(plan(blocks * KV_BLOCK_SIZE)?.total() as u64 <= budget)
+    };
+    let fit = gpu::largest(most / KV_BLOCK_SIZE, fits)? * KV_BLOCK_SIZE;
     let needed = plan(asked.context)?;
     let sum = || {
         format!(
-            "{}, but {} may be used of cuda:{} ({} free of {}, --gpu-memory-utilization {})",
+            "{}, but {} may be used of cuda:{ordinal} ({} free of {}, --gpu-memory-utilization {})",
             gpu::sum(&needed, asked.context),
             gb(budget),
-            gpu.info.ordinal,
             gb(free),
             gb(total),
             args.gpu_memory_utilization
@@ -166,7 +200,7 @@ pub(crate) fn on_gpu(
     let (tokens, context) = asked.decide(fit, sum)?;
     let plan = plan(tokens)?;
     let plan = MemoryPlan {
-        weights_bytes: plan.weights as u64,
+        weights_bytes: plan.weights.total() as u64,
         kv_bytes: plan.keys_and_values as u64,
         kv_tokens: tokens,
         workspace_bytes: plan.workspace as u64,

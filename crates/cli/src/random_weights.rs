@@ -51,6 +51,11 @@ pub(crate) fn shapes(config: &Config, lm_head: LmHead) -> ModelWeights {
     weights
 }
 
+/// The same without a single byte: what it takes to plan.
+pub(crate) fn outline(config: &Config, lm_head: LmHead) -> ModelWeights {
+    assemble(config, lm_head, &mut |part: Part, shape: &[usize]| part.shape(shape), |_| {})
+}
+
 /// Bytes that [`generate`] would take.
 pub(crate) fn num_bytes(config: &Config, lm_head: LmHead) -> u64 {
     let mut bytes = 0;

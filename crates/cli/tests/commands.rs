@@ -372,6 +372,7 @@ fn help_needs_nothing() {
         "quantize",
         "score",
         "bench",
+        "plan",
         "doctor",
         "selftest",
         "completions",

@@ -17,7 +17,7 @@ use crate::images::Target;
 use crate::kernels::Kernels;
 use crate::kv::KvLayout;
 use crate::layout::{check_routes, expert_stacks, linear_stacks};
-use crate::loader::{Loader, staging_bytes};
+use crate::loader::{Loader, STAGING_BYTES};
 use crate::matrix::{
     Codes, Experts, Linear, LinearStack, Matrices, MoeLayer, expert_weights, floats, is_empty,
 };
@@ -122,7 +122,7 @@ impl Cuda {
             return Err(CudaError::DoesNotFit { needed: plan.total() as u64, free });
         }
         let arena = Arena::new(&context, plan)?;
-        let loader = Loader::start(&context, &kernels, arena.tail(staging_bytes())?)?;
+        let loader = Loader::start(&context, &kernels, arena.tail(STAGING_BYTES)?)?;
         let codes = Codes::load(&arena, &loader)?;
         Ok(Cuda {
             options,

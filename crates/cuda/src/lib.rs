@@ -22,7 +22,7 @@ mod ops;
 mod measure;
 
 pub use self::backend::{Cuda, Options};
-pub use arena::MemoryPlan;
+pub use arena::{MemoryPlan, WeightBytes};
 pub use error::CudaError;
 pub use measure::{Ceilings, ceilings};
 pub use planner::Planner;

@@ -33,10 +33,9 @@ const QUEUE: usize = 64;
 const BLOCK: u32 = 256;
 const GRID: u32 = 264;
 
-/// Bytes of device memory that loading needs beside the weights.
-pub(crate) fn staging_bytes() -> usize {
-    workers() * SLOTS * SLOT_BYTES
-}
+/// Bytes of device memory that loading needs beside the weights. A machine with few cores uses a part of them: a plan must not
+/// depend on where it is made.
+pub(crate) const STAGING_BYTES: usize = WORKERS_MAX * SLOTS * SLOT_BYTES;
 
 fn workers() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
@@ -122,7 +121,7 @@ struct Running {
 }
 
 impl Loader {
-    /// Starts the workers. `staging` is the address of [`staging_bytes`] of device memory.
+    /// Starts the workers. `staging` is the address of [`STAGING_BYTES`] of device memory.
     pub(crate) fn start(
         context: &Context,
         kernels: &Arc<Kernels>,

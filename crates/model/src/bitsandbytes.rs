@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use quant::{Absmax, PackedTensor, QuantType};
+use quant::{Absmax, NESTED_BLOCKSIZE, PackedTensor, QuantType};
 use serde::Deserialize;
 
 use crate::chat_template::python_float;
@@ -116,6 +116,61 @@ pub(crate) fn read(checkpoint: &Checkpoint, name: &str) -> Result<Option<PackedT
         return Ok(None);
     };
     Reader { checkpoint, name }.read(state_name).map(Some)
+}
+
+/// The 4-bit tensor `name` of the given shape as its headers show it, without bytes; `None` if it is not a 4-bit one. Its blocksize
+/// follows from how many scales there are, of the sizes that fit the one that bitsandbytes takes unless told.
+pub(crate) fn outline(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[usize],
+) -> Result<Option<PackedTensor>> {
+    let has_state = |kind: &QuantType| checkpoint.info(&quant_state_name(name, *kind)).is_some();
+    let Some(quant_type) = [QuantType::Nf4, QuantType::Fp4].into_iter().find(has_state) else {
+        return Ok(None);
+    };
+    let info = |name: &str| checkpoint.info(name).ok_or_else(|| checkpoint.missing(name));
+    let count = |name: &str| -> Result<usize> { Ok(info(name)?.0.shape.iter().product()) };
+    let len: usize = shape.iter().product();
+    let (weight, file) = info(name)?;
+    let (found, needed) = (weight.bytes.len(), len.div_ceil(2));
+    if found < needed || found - needed >= weight.dtype.size() {
+        let message = format!("holds {found} bytes of codes, but {shape:?} needs {needed}");
+        return Err(ModelError::tensor(file, name, message));
+    }
+    let absmax_name = format!("{name}.absmax");
+    let (absmax, file) = info(&absmax_name)?;
+    let num_blocks = count(&absmax_name)?;
+    let wrong = || {
+        let message = format!("holds {num_blocks} scales, which fit no blocksize of {shape:?}");
+        ModelError::tensor(file, &absmax_name, message)
+    };
+    let blocksizes = [64, 32, 128, 256, 512, 1024, 2048, 4096];
+    let blocksize = blocksizes.into_iter().find(|size| len.div_ceil(*size) == num_blocks);
+    let absmax = match absmax.dtype {
+        Dtype::F32 => Absmax::Plain([].into()),
+        Dtype::U8 => {
+            let num_nested = count(&format!("{name}.nested_absmax"))?;
+            let fits = |size: &usize| num_blocks.div_ceil(*size) == num_nested;
+            let blocksize = Some(NESTED_BLOCKSIZE).filter(fits);
+            Absmax::Nested {
+                codes: bytes::Bytes::new(),
+                map: quant::dynamic_map(),
+                nested_absmax: [].into(),
+                blocksize: blocksize.unwrap_or_else(|| num_blocks.div_ceil(num_nested.max(1))),
+                offset: 0.0,
+                first: 0,
+            }
+        }
+        _ => return Err(wrong()),
+    };
+    Ok(Some(PackedTensor {
+        quant_type,
+        blocksize: blocksize.ok_or_else(wrong)?,
+        shape: shape.to_vec(),
+        packed: bytes::Bytes::new(),
+        absmax,
+    }))
 }
 
 struct Reader<'a> {

@@ -10,8 +10,14 @@ use crate::files::Files;
 use crate::safetensors::{self, Dtype, TensorInfo};
 use crate::{Config, ModelError, Result};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The one file of a small checkpoint.
+pub const SINGLE: &str = "model.safetensors";
+/// What says which file holds which tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Most bytes that the files of a checkpoint may claim to hold where they are not at hand: more than any model, and little enough
+/// that sums and small multiples of it stay numbers.
+const MAX_CLAIMED_BYTES: u64 = 1 << 45;
 
 /// An opened checkpoint: its config parsed, the headers of its tensors checked, its weights mapped but not read.
 #[derive(Debug)]
@@ -66,7 +72,39 @@ impl Checkpoint {
         })
     }
 
+    /// Opens a checkpoint whose headers alone are at hand: config and index in `files`, and of each safetensors file its name, its
+    /// first bytes up to the end of the header at least, and the length that it claims. Such a checkpoint knows its tensors but
+    /// has no bytes of them.
+    pub fn from_headers(
+        name: &str,
+        files: impl IntoIterator<Item = (String, Bytes)>,
+        headers: impl IntoIterator<Item = (String, Bytes, u64)>,
+    ) -> Result<Self> {
+        let files = Files::Memory { name: name.to_owned(), files: files.into_iter().collect() };
+        let mut claimed = 0_u64;
+        let mut shards = HashMap::new();
+        for (name, start, len) in headers {
+            claimed = claimed.saturating_add(len);
+            if claimed > MAX_CLAIMED_BYTES {
+                let message = format!("claims {len} bytes, which is more than any model has");
+                return Err(ModelError::malformed(&files.path(&name), message));
+            }
+            shards.insert(name, (start, len));
+        }
+        Self::with_shards(files, |_, name| Ok(shards.get(name).cloned()))
+    }
+
     fn from_files(files: Files) -> Result<Self> {
+        Self::with_shards(files, |files, name| {
+            Ok(files.map(name)?.map(|bytes| (bytes.clone(), bytes.len() as u64)))
+        })
+    }
+
+    /// `shard` gives a safetensors file: its bytes, or the first of them, and its length.
+    fn with_shards(
+        files: Files,
+        shard: impl Fn(&Files, &str) -> Result<Option<(Bytes, u64)>>,
+    ) -> Result<Self> {
         let json = files.read("config.json")?.ok_or_else(|| ModelError::MissingFile {
             path: files.root().to_owned(),
             file: "config.json",
@@ -75,13 +113,16 @@ impl Checkpoint {
         let config = Config::from_json(&json, &files.path("config.json"))?;
         let mut checkpoint =
             Checkpoint { config, files, shards: Vec::new(), tensors: BTreeMap::new() };
-        checkpoint.open_shards()?;
+        checkpoint.open_shards(shard)?;
         Ok(checkpoint)
     }
 
-    fn open_shards(&mut self) -> Result<()> {
-        if let Some(bytes) = self.files.map(SINGLE)? {
-            return self.add_shard(SINGLE, bytes);
+    fn open_shards(
+        &mut self,
+        shard: impl Fn(&Files, &str) -> Result<Option<(Bytes, u64)>>,
+    ) -> Result<()> {
+        if let Some((bytes, len)) = shard(&self.files, SINGLE)? {
+            return self.add_shard(SINGLE, bytes, len);
         }
         let Some(json) = self.files.read(INDEX)? else {
             return Err(ModelError::MissingFile {
@@ -93,20 +134,20 @@ impl Checkpoint {
         };
         let index = Index::parse(&json, &self.files.path(INDEX))?;
         for name in index.shards() {
-            let bytes = self.files.map(name)?.ok_or_else(|| {
+            let (bytes, len) = shard(&self.files, name)?.ok_or_else(|| {
                 ModelError::malformed(
                     &self.files.path(name),
                     format!("is listed in {INDEX} but is not there; fetch the checkpoint again"),
                 )
             })?;
-            self.add_shard(name, bytes)?;
+            self.add_shard(name, bytes, len)?;
         }
         self.check_index(&index)
     }
 
-    fn add_shard(&mut self, name: &str, bytes: Bytes) -> Result<()> {
+    fn add_shard(&mut self, name: &str, bytes: Bytes, len: u64) -> Result<()> {
         let file = self.files.path(name);
-        let tensors = safetensors::parse_header(&bytes, bytes.len() as u64, &file)?;
+        let tensors = safetensors::parse_header(&bytes, len, &file)?;
         let shard = self.shards.len();
         for (name, info) in tensors {
             if let Some(other) = self.tensors.get(&name) {
@@ -157,11 +198,18 @@ impl Checkpoint {
     }
 
     /// A tensor, without copying it.
+    ///
+    /// # Errors
+    /// If there is none of that name, or the checkpoint was opened by [`Checkpoint::from_headers`].
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let Some(Entry { shard, info }) = self.tensors.get(name) else {
             return Err(self.missing(name));
         };
         let Shard { file, bytes } = &self.shards[*shard];
+        if info.bytes.end > bytes.len() {
+            let message = "of this file the header alone is at hand";
+            return Err(ModelError::tensor(file, name, message));
+        }
         Ok(Tensor {
             dtype: info.dtype,
             shape: info.shape.clone(),
@@ -193,6 +241,14 @@ impl Checkpoint {
         }
         "no name there is like it".to_owned()
     }
+}
+
+/// The safetensors files that the index `json` names; `file` stands for it in messages.
+///
+/// # Errors
+/// If it is no index, names none, or names what is no plain name of a safetensors file.
+pub fn shard_names(json: &[u8], file: &Path) -> Result<Vec<String>> {
+    Ok(Index::parse(json, file)?.shards().into_iter().map(str::to_owned).collect())
 }
 
 /// `model.safetensors.index.json`.

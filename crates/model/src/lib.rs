@@ -8,6 +8,7 @@ pub mod bitsandbytes;
 mod weights;
 mod layout;
 mod loader;
+mod outline;
 mod policy;
 mod pack;
 mod rope;

@@ -6,7 +6,6 @@ use std::path::Path;
 use backend::Weight;
 use quant::{Dtype, PackedTensor, QuantConfig, Values};
 
-use crate::checkpoint::Tensor;
 use crate::layout::{self, Param, Place};
 use crate::pack::Packer;
 use crate::weights::{LayerWeights, ModelWeights};
@@ -85,10 +84,7 @@ impl<'a> WeightLoader<'a> {
             Some(packed) => {
                 self.used.extend(bitsandbytes::companions(&place.tensor));
                 check_shape(file, place, &packed.shape)?;
-                if !param.is_linear {
-                    let message = "is quantized, but is no weight of a linear layer";
-                    return Err(ModelError::tensor(file, &place.tensor, message));
-                }
+                check_linear(file, param, place)?;
                 Ok(take_packed(param, place, packed))
             }
             None => self.dense(param, place),
@@ -97,12 +93,12 @@ impl<'a> WeightLoader<'a> {
 
     fn dense(&self, param: &Param, place: &Place) -> Result<Weight> {
         let tensor = self.checkpoint.tensor(&place.tensor)?;
-        let dtype = dense_dtype(&tensor, &place.tensor)?;
+        let dtype = dense_dtype(tensor.dtype, &tensor.file, &place.tensor)?;
         check_shape(&tensor.file, place, &tensor.shape)?;
         let size = dtype.size();
         let bytes = tensor.bytes.slice(place.first * size..(place.first + param.len()) * size);
         let shape = param.shape.clone();
-        if let Some(config) = self.quantize_as(param) {
+        if let Some(config) = quantize_as(self.checkpoint, self.policy, param) {
             let values = Values::from_le_bytes(dtype, &bytes);
             let packed = values.and_then(|values| pack(values, &shape, config));
             let packed = packed.map_err(ModelError::quant(&tensor.file, &place.tensor))?;
@@ -110,12 +106,16 @@ impl<'a> WeightLoader<'a> {
         }
         Ok(Weight::Dense { dtype, shape, bytes })
     }
+}
 
-    fn quantize_as(&self, param: &Param) -> Option<QuantConfig> {
-        let is_quantized = self.checkpoint.config().quantization_config.is_some();
-        let asked = || self.policy.for_linear(param.module());
-        (param.is_linear && !is_quantized).then(asked).flatten()
-    }
+/// The format that an unquantized parameter gets while it is loaded.
+pub(crate) fn quantize_as(
+    checkpoint: &Checkpoint,
+    policy: &QuantizePolicy,
+    param: &Param,
+) -> Option<QuantConfig> {
+    let is_quantized = checkpoint.config().quantization_config.is_some();
+    (param.is_linear && !is_quantized).then(|| policy.for_linear(param.module())).flatten()
 }
 
 /// The parameter's part of a 4-bit tensor.
@@ -165,14 +165,23 @@ pub(crate) fn check_shape(file: &Path, place: &Place, found: &[usize]) -> Result
     Err(ModelError::tensor(file, &place.tensor, message))
 }
 
+/// Linear layers alone may be quantized.
+pub(crate) fn check_linear(file: &Path, param: &Param, place: &Place) -> Result<()> {
+    if param.is_linear {
+        return Ok(());
+    }
+    let message = "is quantized, but is no weight of a linear layer";
+    Err(ModelError::tensor(file, &place.tensor, message))
+}
+
 /// The type of an unquantized tensor, which must be one that models are computed from.
-pub(crate) fn dense_dtype(tensor: &Tensor, name: &str) -> Result<Dtype> {
-    match tensor.dtype {
+pub(crate) fn dense_dtype(dtype: safetensors::Dtype, file: &Path, name: &str) -> Result<Dtype> {
+    match dtype {
         safetensors::Dtype::BF16 => Ok(Dtype::Bf16),
         safetensors::Dtype::F16 => Ok(Dtype::F16),
         safetensors::Dtype::F32 => Ok(Dtype::F32),
         other => Err(ModelError::tensor(
-            &tensor.file,
+            file,
             name,
             format!(
                 "is {other} and has no quant_state beside it; expected BF16, F16, F32 or a \

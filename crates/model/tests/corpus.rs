@@ -38,6 +38,11 @@ fn index() {
 }
 
 #[test]
+fn remote() {
+    run("remote", targets::remote);
+}
+
+#[test]
 fn generation_config() {
     run("generation_config", targets::generation_config);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::repository::{Repository, code, lines};
 
 /// A crate's folder, and the crates of ours that it may use, tests aside.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("quant", &[]),
     ("backend", &["quant"]),
     ("cuda", &["backend", "quant"]),
@@ -13,11 +13,15 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("grammar", &[]),
     ("audit", &[]),
     ("extract", &[]),
+    ("fetch", &[]),
     ("engine", &["model", "grammar", "backend"]),
     ("server", &["extract", "engine", "model", "grammar", "backend"]),
     (
         "cli",
-        &["audit", "extract", "server", "engine", "grammar", "model", "cuda", "backend", "quant"],
+        &[
+            "audit", "extract", "fetch", "server", "engine", "grammar", "model", "cuda", "backend",
+            "quant",
+        ],
     ),
 ];
 
@@ -62,17 +66,19 @@ const ABSENT: [(&str, &[&str], &str); 5] = [
 const RESERVED: [(&[&str], &[&str], &str); 2] = [
     (
         &["std::net", "tokio::net"],
-        &["crates/server/src/", "crates/cli/src/commands/bench/http"],
-        "only the server, and the bench of one, know sockets",
+        &["crates/server/src/", "crates/fetch/src/", "crates/cli/src/commands/bench/http"],
+        "only the server, the bench of one, and what fetches know sockets",
     ),
     (
-        &["TcpStream::connect", "UdpSocket", "to_socket_addrs"],
+        &["TcpStream::connect", "UdpSocket", "to_socket_addrs", "reqwest", " fetch::"],
         &[
             "crates/server/src/telemetry.rs",
             "crates/server/src/test",
             "crates/cli/src/commands/bench/http",
+            "crates/fetch/src/",
+            "crates/cli/src/hub.rs",
         ],
-        "nothing calls out but what was asked to: spans to a collector, `bench --url`",
+        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`",
     ),
 ];
 
@@ -209,7 +215,9 @@ mod tests {
         check_crate(
             "",
             listens,
-            &["crates/model/src/lib.rs:1: only the server, and the bench of one, know sockets"],
+            &[
+                "crates/model/src/lib.rs:1: only the server, the bench of one, and what fetches know sockets",
+            ],
         );
         let server = |file: &'static str, source: &str| {
             let manifest =
@@ -222,7 +230,7 @@ mod tests {
         assert_eq!(
             server("crates/server/src/run.rs", calls),
             [
-                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`"
+                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`"
             ]
         );
     }

@@ -6,9 +6,9 @@ use super::repository::Repository;
 
 /// Crates that stand in two versions because those that use them have not moved together. Small ones only: two versions of
 /// a large one are two incompatible sets of types and twice the build.
-const TWICE: [(&str, &str); 10] = [
+const TWICE: [(&str, &str); 11] = [
     ("base64", "0.13: tokenizers; 0.22: metrics-exporter-prometheus; 0.23: reqwest and hyper-util"),
-    ("getrandom", "0.3: ahash and rand 0.9 of tokenizers; 0.4: tempfile, rand 0.10"),
+    ("getrandom", "0.2: ring; 0.3: ahash and rand 0.9 of tokenizers; 0.4: tempfile, rand 0.10"),
     ("hashbrown", "0.16: safetensors; 0.17: indexmap"),
     ("itertools", "0.13: pep508_rs; 0.14: tokenizers"),
     ("rand", "0.9: tokenizers; 0.10: proptest"),
@@ -17,6 +17,7 @@ const TWICE: [(&str, &str); 10] = [
     ("syn", "2: derives of tokenizers; 3: serde and thiserror"),
     ("thiserror", "1: pep508_rs; 2: all others"),
     ("thiserror-impl", "follows thiserror"),
+    ("windows-sys", "0.52: ring; 0.61: all others, on Windows alone"),
 ];
 
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";

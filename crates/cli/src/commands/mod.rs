@@ -7,6 +7,7 @@ pub(crate) mod serve;
 pub(crate) mod quantize;
 pub(crate) mod score;
 pub(crate) mod bench;
+pub(crate) mod plan;
 pub(crate) mod doctor;
 pub(crate) mod audit;
 pub(crate) mod selftest;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Quantize(args) => quantize::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Selftest(args) => selftest::run(&args),

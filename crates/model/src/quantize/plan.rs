@@ -152,7 +152,7 @@ impl Item {
     fn new(checkpoint: &Checkpoint, policy: &QuantizePolicy, param: &Param) -> Result<Self> {
         let (place, file) = loader::find(checkpoint, param)?;
         let tensor = checkpoint.tensor(&place.tensor)?;
-        let dtype = loader::dense_dtype(&tensor, &place.tensor)?;
+        let dtype = loader::dense_dtype(tensor.dtype, &tensor.file, &place.tensor)?;
         loader::check_shape(file, place, &tensor.shape)?;
         let start = checkpoint.info(&place.tensor).map_or(0, |(info, _)| info.bytes.start)
             + place.first * dtype.size();

@@ -4,7 +4,11 @@
 use std::path::Path;
 
 use model::bitsandbytes::QuantState;
-use model::{Chat, ChatTemplate, Checkpoint, Config, GenerationConfig, safetensors};
+use model::{
+    Chat, ChatTemplate, Checkpoint, Config, GenerationConfig, ModelWeights, QuantizePolicy,
+    safetensors,
+};
+use quant::QuantConfig;
 use serde_json::{Map, Value, json};
 
 /// `config.json`.
@@ -59,6 +63,41 @@ pub(crate) fn index(bytes: &[u8]) {
     ];
     if let Ok(checkpoint) = Checkpoint::from_memory("fuzzed", files) {
         assert_eq!(checkpoint.infos().count(), 0);
+    }
+}
+
+/// The header of a safetensors file that another machine claims to have: what is planned from it must be as large as the claim, or
+/// refused, and nothing may be read of tensors that are not there.
+pub(crate) fn remote(bytes: &[u8]) {
+    const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+        "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "vocab_size": 8, "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "hidden_act": "silu"}"#;
+    // The first four bytes choose how much the file is said to hold behind its header.
+    let Some((claim, json)) = bytes.split_first_chunk() else { return };
+    let claim = u64::from(u32::from_le_bytes(*claim));
+    let mut start = (json.len() as u64).to_le_bytes().to_vec();
+    start.extend(json);
+    let header = start.len() as u64;
+    for len in [header + claim, header.saturating_add(claim << 28)] {
+        let config = ("config.json".to_owned(), CONFIG.as_bytes().to_vec().into());
+        let shard = ("model.safetensors".to_owned(), start.clone().into(), len);
+        let Ok(checkpoint) = Checkpoint::from_headers("remote", [config], [shard]) else {
+            continue;
+        };
+        let sum: u64 = checkpoint.infos().map(|(_, info)| info.bytes.len() as u64).sum();
+        assert_eq!(sum, len - header);
+        for name in checkpoint.infos().map(|(name, _)| name) {
+            assert!(
+                checkpoint.tensor(name).is_err()
+                    || checkpoint.info(name).unwrap().0.bytes.is_empty()
+            );
+        }
+        for policy in [QuantizePolicy::keep(), QuantizePolicy::quantize(QuantConfig::default())] {
+            if let Ok(weights) = ModelWeights::outline(&checkpoint, &policy) {
+                assert_eq!(weights.embed_tokens.shape(), [8, 64]);
+                assert_eq!(weights.embed_tokens.num_bytes(), 0);
+            }
+        }
     }
 }
 

@@ -296,7 +296,7 @@ impl Report {
             "memory_used_bytes": self.used,
             "memory_outside_arena_bytes": self.outside,
             "plan_batch_1_context_4096": {
-                "weights": self.plan.weights,
+                "weights": self.plan.weights.total(),
                 "keys_and_values": self.plan.keys_and_values,
                 "workspace": self.plan.workspace,
                 "total": self.plan.total(),
@@ -324,7 +324,7 @@ impl Report {
             gb(self.used),
             gb(self.outside),
             gb(plan.total() as u64),
-            gb(plan.weights as u64),
+            gb(plan.weights.total() as u64),
             gb(plan.keys_and_values as u64),
             gb(plan.workspace as u64),
         );

@@ -62,7 +62,7 @@ impl Client {
             return Err(CliError::bad_input("url", message).into());
         }
         // One connection for each stream, which must not wait for others.
-        let http = reqwest::Client::builder().no_proxy().build().map_err(failed)?;
+        let http = fetch::builder().no_proxy().build().map_err(failed)?;
         let key = std::env::var("HALFBYTE_API_KEY").ok();
         Ok(Client { http, url: url.trim_end_matches('/').to_owned(), key })
     }

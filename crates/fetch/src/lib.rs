@@ -1,0 +1,14 @@
+//! The way out: files of other machines, whole or in part, for commands that were asked to get them.
+//!
+//! Time, bytes and redirects are bounded, and no answer is believed before it fits itself: a server that ignores ranges,
+//! lies about lengths or breaks off gives an error, never other bytes than those that were asked for.
+
+mod client;
+mod error;
+mod range;
+mod tls;
+
+pub use client::{Client, Limits, Part, Token};
+pub use error::FetchError;
+pub use range::ContentRange;
+pub use tls::builder;
