@@ -82,14 +82,15 @@ pub(crate) fn limits(context: usize, rows: usize) -> StepLimits {
     }
 }
 
-/// Bytes that the driver takes of a card beside what is planned, for its context, the code of kernels and recorded steps: measured
-/// on an H200 (`memory_outside_arena_bytes` of `bench`, LOG.md), where there are more multiprocessors than on most cards.
+/// Bytes that the driver takes of a card beside what is planned, for its context, the code of kernels and recorded steps:
+/// measured on an H200 (`memory_outside_arena_bytes` of `bench`, LOG.md), which has more multiprocessors than most cards.
 pub(crate) const DRIVER_BYTES: u64 = 650_000_000;
 
 /// Most bytes of keys and values that are planned at all: below, sums stay numbers.
 const KV_BYTES_MAX: u128 = 1 << 50;
 
-/// A model as a GPU would take it, of which nothing but the sizes is known. What `plan` says and what is allocated come from here.
+/// A model as a GPU would take it, of which nothing but the sizes is known. What `plan` says and what is allocated come
+/// from here.
 pub(crate) struct Footprint {
     /// Has counted the weights.
     planner: Planner,

@@ -118,8 +118,8 @@ pub(crate) fn read(checkpoint: &Checkpoint, name: &str) -> Result<Option<PackedT
     Reader { checkpoint, name }.read(state_name).map(Some)
 }
 
-/// The 4-bit tensor `name` of the given shape as its headers show it, without bytes; `None` if it is not a 4-bit one. Its blocksize
-/// follows from how many scales there are, of the sizes that fit the one that bitsandbytes takes unless told.
+/// The 4-bit tensor `name` of the given shape as its headers show it, without bytes; `None` if it is not a 4-bit one. Its
+/// blocksize follows from how many scales there are: of the sizes that fit, the one that bitsandbytes takes unless told.
 pub(crate) fn outline(
     checkpoint: &Checkpoint,
     name: &str,

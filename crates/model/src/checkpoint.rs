@@ -72,9 +72,9 @@ impl Checkpoint {
         })
     }
 
-    /// Opens a checkpoint whose headers alone are at hand: config and index in `files`, and of each safetensors file its name, its
-    /// first bytes up to the end of the header at least, and the length that it claims. Such a checkpoint knows its tensors but
-    /// has no bytes of them.
+    /// Opens a checkpoint whose headers alone are at hand: config and index in `files`, and of each safetensors file its
+    /// name, its first bytes up to the end of the header at least, and the length that it claims. Such a checkpoint knows
+    /// its tensors but has no bytes of them.
     pub fn from_headers(
         name: &str,
         files: impl IntoIterator<Item = (String, Bytes)>,

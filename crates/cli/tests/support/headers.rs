@@ -125,7 +125,7 @@ pub(crate) fn llama_405b() -> Header {
 pub(crate) fn index(headers: &[(String, Header)]) -> String {
     let map: Map<String, Value> = headers
         .iter()
-        .flat_map(|(file, header)| header.names().map(|name| (name.clone(), json!(file))))
+        .flat_map(|(file, header)| header.names().map(move |name| (name.clone(), json!(file))))
         .collect();
     json!({ "metadata": {}, "weight_map": map }).to_string()
 }

@@ -40,8 +40,8 @@ impl Traffic {
         }
     }
 
-    /// Experts of a layer that a step of so many sequences touches, if tokens choose evenly and each for itself: 5.5 of Mixtral's 8
-    /// for 4 sequences, 7.2 for 8, where 5.1-5.6 and 7.3-7.4 were counted.
+    /// Experts of a layer that a step of so many sequences touches, if tokens choose evenly and each for itself: 5.5 of
+    /// Mixtral's 8 for 4 sequences, 7.2 for 8, where 5.1-5.6 and 7.3-7.4 were counted.
     pub(super) fn touched(&self, sequences: u16) -> f64 {
         self.choice.map_or(0.0, |(chosen, experts)| {
             let spared = 1.0 - chosen as f64 / experts as f64;
@@ -68,7 +68,8 @@ impl Traffic {
     }
 }
 
-/// The share of the bound that an H200 reached with so many sequences, between two measurements in proportion; `None` beyond them.
+/// The share of the bound that an H200 reached with so many sequences, between two measurements in proportion; `None`
+/// beyond them.
 pub(super) fn measured_share(sequences: u16) -> Option<f64> {
     let after = MEASURED.iter().position(|(measured, _)| *measured >= sequences)?;
     let (high, high_share) = MEASURED[after];
