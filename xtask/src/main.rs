@@ -34,9 +34,11 @@ cargo xtask <COMMAND>
                        schemas with jsonschema (the first time: about 1 GB of Python packages, into target/peers and
                        target/peers-server); with names: those of a server alone, which take little
   page                 the web page of `halfbyte serve demo` in headless Chromium, if there is one (HALFBYTE_CHROMIUM)
-  soak [--cases N] [--kills N] [--runs N]
-                       property tests with N cases each (100000), `quantize` killed N times (100), N runs of
-                       each fuzz target (1000000, if cargo-fuzz is installed); 0 leaves one out
+  soak [--cases N] [--kills N] [--clients N] [--signals N] [--seed HEX] [--runs N] [--target NAME]
+                       property tests with N cases each (100000), `quantize` killed N times (100), a server that meets
+                       N clients, most of them bad (2000), and one under load that gets SIGTERM, N times (100), N runs
+                       of each fuzz target, or of one (1000000, if cargo-fuzz is installed); 0 leaves one out; --seed
+                       repeats the clients and signals of another soak
   plot IN.json OUT.svg bars of what bench/cpu_vs_llama_cpp.py measured
   help                 this text
 ";

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell::{cargo, run, works};
 use crate::{kill, peers};
+
+/// Bits of a seed: few enough to type.
+const SEED_BITS: u64 = (1 << 32) - 1;
 
 /// How long to soak.
 pub(crate) struct Options {
@@ -15,26 +18,49 @@ pub(crate) struct Options {
     cases: u32,
     /// How often `quantize` is killed.
     kills: u32,
+    /// Clients that a server meets.
+    clients: u32,
+    /// How often a server under load gets SIGTERM.
+    signals: u32,
+    /// Of clients and signals; another one each time by default.
+    seed: u64,
     /// Runs of each fuzz target.
     runs: u32,
+    /// The only fuzz target.
+    target: Option<String>,
 }
 
 impl Options {
-    /// Reads `--cases N --kills N --runs N`, each optional.
+    /// Reads what `cargo xtask help` lists, each optional.
     pub(crate) fn parse(arguments: &[&str]) -> Result<Options> {
-        let mut options = Options { cases: 100_000, kills: 100, runs: 1_000_000 };
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let mut options = Options {
+            cases: 100_000,
+            kills: 100,
+            clients: 2_000,
+            signals: 100,
+            seed: time as u64 & SEED_BITS,
+            runs: 1_000_000,
+            target: None,
+        };
         for pair in arguments.chunks(2) {
             let [name, value] = pair else {
-                bail!("`{}` needs a number", pair.concat());
+                bail!("`{}` needs a value", pair.concat());
             };
-            let count = value.parse().with_context(|| format!("`{value}` is no count"))?;
+            let count = || value.parse().with_context(|| format!("`{value}` is no count"));
             match *name {
-                "--cases" => options.cases = count,
-                "--kills" => options.kills = count,
-                "--runs" => options.runs = count,
-                other => {
-                    bail!("`{other}` is no option of soak; there are --cases, --kills and --runs")
+                "--cases" => options.cases = count()?,
+                "--kills" => options.kills = count()?,
+                "--clients" => options.clients = count()?,
+                "--signals" => options.signals = count()?,
+                "--runs" => options.runs = count()?,
+                "--target" => options.target = Some((*value).to_owned()),
+                "--seed" => {
+                    let digits = value.trim_start_matches("0x");
+                    let seed = u64::from_str_radix(digits, 16);
+                    options.seed = seed.with_context(|| format!("`{value}` is no hex number"))?;
                 }
+                other => bail!("`{other}` is no option of soak; `cargo xtask help` lists them"),
             }
         }
         Ok(options)
@@ -50,10 +76,28 @@ pub(crate) fn soak(root: &Path, options: &Options) -> Result<()> {
         let halfbyte = peers::build(root)?;
         kill::kill(root, &halfbyte, options.kills)?;
     }
+    let chaos = [
+        (options.clients, "HALFBYTE_SOAK_CLIENTS", "clients_of_all_kinds_leave_nothing_behind"),
+        (options.signals, "HALFBYTE_SOAK_SIGNALS", "a_signal_at_any_moment_lets_every_stream_end"),
+    ];
+    for (count, variable, test) in chaos {
+        if count > 0 {
+            serve_chaos(count, options.seed, variable, test)?;
+        }
+    }
     if options.runs > 0 {
-        fuzz(root, options.runs)?;
+        fuzz(root, options)?;
     }
     Ok(())
+}
+
+/// A server among bad clients, or under signals; the test prints what became of it.
+fn serve_chaos(count: u32, seed: u64, variable: &str, test: &str) -> Result<()> {
+    run(cargo()
+        .env(variable, count.to_string())
+        .env("HALFBYTE_SOAK_SEED", format!("{seed:#x}"))
+        .args(["test", "--release", "--locked", "--package", "halfbyte", "--test", "chaos"])
+        .args(["--", "--nocapture", test]))
 }
 
 fn properties(cases: u32) -> Result<()> {
@@ -67,12 +111,18 @@ fn properties(cases: u32) -> Result<()> {
     Ok(())
 }
 
-fn fuzz(root: &Path, runs: u32) -> Result<()> {
+fn fuzz(root: &Path, options: &Options) -> Result<()> {
+    let runs = options.runs;
     if !works(cargo().args(["fuzz", "--version"])) {
         println!("left out: fuzzing; add it with `cargo install cargo-fuzz --locked`");
         return Ok(());
     }
-    for target in fuzz_targets(&root.join("fuzz/fuzz_targets"))? {
+    let mut targets = fuzz_targets(&root.join("fuzz/fuzz_targets"))?;
+    if let Some(only) = &options.target {
+        targets.retain(|target| target == only);
+        ensure!(!targets.is_empty(), "`{only}` is no target in fuzz/fuzz_targets");
+    }
+    for target in targets {
         let start = Instant::now();
         // What is found goes to the first folder, not into the committed corpus.
         let found = root.join("target/fuzz-corpus").join(&target);
@@ -112,9 +162,14 @@ mod tests {
 
     #[test]
     fn options_are_read_and_refused() {
-        let options = Options::parse(&["--kills", "3", "--cases", "5"]).unwrap();
+        let options = ["--kills", "3", "--cases", "5", "--seed", "0xbeef", "--target", "config"];
+        let options = Options::parse(&options).unwrap();
         assert_eq!((options.cases, options.kills, options.runs), (5, 3, 1_000_000));
-        for wrong in [["--kills", "many"].as_slice(), &["--kills"], &["--deaths", "1"]] {
+        assert_eq!((options.clients, options.signals, options.seed), (2_000, 100, 0xbeef));
+        assert_eq!(options.target.as_deref(), Some("config"));
+        let wrong =
+            [["--kills", "many"].as_slice(), &["--kills"], &["--deaths", "1"], &["--seed", "xyz"]];
+        for wrong in wrong {
             assert!(Options::parse(wrong).is_err(), "{wrong:?}");
         }
     }

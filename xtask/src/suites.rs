@@ -10,7 +10,10 @@ const LEFT_OUT: [(&str, &str); 2] = [
         "artefacts loaded by transformers + bitsandbytes (Python, about 1 GB of packages)",
         "cargo xtask peers",
     ),
-    ("long property tests, quantize killed 100 times, fuzzing (about an hour)", "cargo xtask soak"),
+    (
+        "long property tests, quantize killed 100 times, a server among 2,000 bad clients, fuzzing (about an hour)",
+        "cargo xtask soak",
+    ),
 ];
 
 /// Builds and runs all Rust tests of the workspace, with cargo-nextest where it is installed.

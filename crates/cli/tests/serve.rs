@@ -4,100 +4,12 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{command, halfbyte};
-
-/// A server of the demo model on a free port.
-struct Server {
-    child: Child,
-    address: String,
-    stdout: BufReader<std::process::ChildStdout>,
-    /// What it writes to stderr, as it comes: a pipe that nobody reads fills up.
-    stderr: Option<thread::JoinHandle<String>>,
-}
-
-impl Server {
-    fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let all = [
-            &["serve", "demo", "--port", "0", "--json", "--device", "cpu", "--context", "1024"],
-            args,
-        ];
-        let mut command = command(&all.concat());
-        command.env_remove("HALFBYTE_LOG").env_remove("HALFBYTE_API_KEYS");
-        command.envs(env.iter().copied());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut pipe = child.stderr.take().unwrap();
-        let stderr = thread::spawn(move || {
-            let mut text = String::new();
-            pipe.read_to_string(&mut text).unwrap();
-            text
-        });
-        let listening = read_json(&mut stdout);
-        assert_eq!(listening["event"], "listening");
-        let url = listening["url"].as_str().unwrap();
-        let address = url.strip_prefix("http://").unwrap().to_owned();
-        Server { child, address, stdout, stderr: Some(stderr) }
-    }
-
-    fn wait_until_ready(&mut self) -> Value {
-        let loaded = read_json(&mut self.stdout);
-        assert_eq!(loaded["event"], "loaded");
-        let start = Instant::now();
-        while !self.ask("GET /ready", "", "").starts_with("HTTP/1.1 200") {
-            assert!(start.elapsed() < Duration::from_secs(60), "not ready");
-            thread::sleep(Duration::from_millis(20));
-        }
-        loaded
-    }
-
-    fn open(&self, what: &str, headers: &str, body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let request = format!(
-            "{what} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n{headers}\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        stream
-    }
-
-    fn ask(&self, what: &str, headers: &str, body: &str) -> String {
-        let mut answer = String::new();
-        self.open(what, headers, body).read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-    }
-
-    /// Waits for the end; its exit code, and what it wrote to stderr.
-    fn end(mut self) -> (i32, String) {
-        let stderr = self.stderr.take().unwrap().join().unwrap();
-        (self.child.wait().unwrap().code().unwrap(), stderr)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Only a test that failed leaves it running.
-        let _ = self.child.kill();
-    }
-}
-
-fn read_json(stdout: &mut impl BufRead) -> Value {
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"))
-}
+use support::halfbyte;
+use support::server::Server;
 
 fn prompt(max_tokens: u32, stream: bool) -> String {
     json!({ "prompt": "Invoice", "raw": true, "stream": stream, "max_tokens": max_tokens,
@@ -137,99 +49,6 @@ fn under_load_sigterm_lets_every_stream_end() {
     assert!(stderr.contains("draining") && stderr.contains("ended"), "{stderr}");
 }
 
-/// A figure of `/metrics`; 0 where there is none.
-fn figure(metrics: &str, name: &str) -> u64 {
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0, |value| value.trim().parse::<f64>().unwrap() as u64)
-}
-
-/// Open files of a process, and its resident memory in bytes.
-fn held(pid: u32) -> (usize, u64) {
-    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let kib: u64 = rss.trim().strip_suffix("kB").unwrap().trim().parse().unwrap();
-    (files, kib * 1024)
-}
-
-/// A client of some kind; the fifth of them is a good one.
-fn visit(server: &Server, kind: usize) {
-    let mut byte = [0; 1];
-    match kind % 5 {
-        // Vanishes in mid-stream.
-        0 => drop((server.open("POST /prompt", "", &prompt(500, true)).read(&mut byte), byte)),
-        // Vanishes before the answer.
-        1 => drop(server.open("POST /prompt", "", &prompt(500, false))),
-        // Talks no HTTP.
-        2 => {
-            let mut stream = TcpStream::connect(&server.address).unwrap();
-            // The server may have had enough before all is written.
-            let _ = stream.write_all(b"\x16\x03\x01 no http\r\n\r\n");
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-        // Sends a body slowly, and gives up.
-        3 => {
-            let mut stream = TcpStream::connect(&server.address).unwrap();
-            let head = "POST /prompt HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n";
-            for piece in [head, "{", "\"prompt\"", ":"] {
-                stream.write_all(piece.as_bytes()).unwrap();
-                thread::sleep(Duration::from_millis(5));
-            }
-        }
-        _ => {
-            let answer = server.ask("POST /prompt", "", &prompt(4, true));
-            assert!(answer.contains("event: result") || answer.contains(" 429 "), "{answer}");
-        }
-    }
-}
-
-#[test]
-fn clients_of_all_kinds_leave_nothing_behind() {
-    // `cargo xtask soak` asks for more.
-    let count = if std::env::var_os("HALFBYTE_SOAK").is_some() { 2000 } else { 200 };
-    let mut server = Server::start(&["--max-num-seqs", "16"], &[]);
-    server.wait_until_ready();
-    let pid = server.child.id();
-    let wave = |server: &Server, from: usize, to: usize| {
-        thread::scope(|scope| {
-            for worker in 0..20 {
-                scope.spawn(move || (from + worker..to).step_by(20).for_each(|i| visit(server, i)));
-            }
-        });
-    };
-    let until_idle = |server: &Server| {
-        let start = Instant::now();
-        loop {
-            let metrics = server.ask("GET /metrics", "", "");
-            let held: u64 = ["halfbyte_requests_waiting", "halfbyte_requests_running"]
-                .map(|name| figure(&metrics, name))
-                .iter()
-                .sum();
-            let used = figure(&metrics, "halfbyte_kv_blocks{state=\"used\"}");
-            // This one asks.
-            let connections = figure(&metrics, "halfbyte_connections");
-            if held + used == 0 && connections <= 1 {
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "{metrics}");
-            thread::sleep(Duration::from_millis(20));
-        }
-    };
-    // What grows once, as buffers and threads do, grows now.
-    wave(&server, 0, 100);
-    until_idle(&server);
-    let before = held(pid);
-    wave(&server, 100, 100 + count);
-    until_idle(&server);
-    let after = held(pid);
-    assert!(after.0 <= before.0 + 1, "open files: {before:?}, then {after:?}");
-    assert!(after.1 <= before.1 + (32 << 20), "memory: {before:?}, then {after:?}");
-    server.signal("-TERM");
-    let (code, stderr) = server.end();
-    assert_eq!(code, 0, "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-}
-
 #[test]
 fn the_log_has_lines_of_json_and_no_secrets() {
     let env = [("HALFBYTE_API_KEYS", "top-secret-key,other-secret-key"), ("HALFBYTE_LOG", "trace")];
@@ -257,6 +76,23 @@ fn the_log_has_lines_of_json_and_no_secrets() {
     assert_eq!((&line["route"], &line["status"]), (&"/prompt".into(), &200.into()), "{line}");
     assert!(line["completion_tokens"].as_u64().unwrap() >= 1, "{line}");
     assert!(line["prompt_tokens"].as_u64().unwrap() >= 1, "{line}");
+}
+
+#[test]
+fn a_request_may_take_and_ask_for_so_much() {
+    let mut server = Server::start(&["--request-timeout", "1", "--max-tokens-limit", "900"], &[]);
+    server.wait_until_ready();
+    let refused = server.ask("POST /prompt", "", &prompt(901, false));
+    assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
+    assert!(refused.contains("`max_tokens` is 901") && refused.contains("have 900"), "{refused}");
+    let short = server.ask("POST /prompt", "", &prompt(4, false));
+    assert!(short.starts_with("HTTP/1.1 200"), "{short}");
+    let body = json!({ "model": "demo", "prompt": "Invoice", "max_tokens": 900, "n": 32, "ignore_eos": true });
+    let late = server.ask("POST /v1/completions", "", &body.to_string());
+    assert!(late.starts_with("HTTP/1.1 504"), "{late}");
+    assert!(late.contains("deadline_exceeded") && late.contains("--request-timeout"), "{late}");
+    server.signal("-TERM");
+    assert_eq!(server.end().0, 0);
 }
 
 #[test]

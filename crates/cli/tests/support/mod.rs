@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each file of tests is a crate of its own and uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
+pub(crate) mod server;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
