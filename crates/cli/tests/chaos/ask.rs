@@ -23,7 +23,7 @@ pub(crate) struct Ask {
 fn schemas() -> [Value; 6] {
     [
         json!({"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]}),
-        json!({"number": "string", "total": "number", "paid": true}),
+        json!({"number": "string", "total": "number", "paid": "boolean"}),
         json!({"type": "array", "items": {"enum": ["a", "b", "c"]}, "minItems": 1, "maxItems": 3}),
         json!({"type": "object", "required": ["lines"], "properties": {"lines": {"type": "array", "maxItems": 2,
             "items": {"type": "object", "required": ["net"], "properties": {"net": {"type": "integer"},
@@ -113,6 +113,9 @@ fn constraint(random: &mut Random, body: &mut Map<String, Value>) -> bool {
         ),
     };
     body.insert(name.to_owned(), value);
+    // Such an answer ends where it fits.
+    body.shift_remove("ignore_eos");
+    body.shift_remove("stop_token_ids");
     is_json
 }
 
@@ -417,7 +420,10 @@ impl Ask {
 }
 
 fn tools(random: &mut Random, body: &mut Map<String, Value>) {
-    let function = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "description": "x", "parameters": parameters}});
+    let function = |name: &str, parameters: Value| {
+        let function = json!({"name": name, "description": "x", "parameters": parameters});
+        json!({"type": "function", "function": function})
+    };
     let schemas = schemas();
     let all = [function("book", schemas[0].clone()), function("ask", schemas[3].clone())];
     body.insert("tools".to_owned(), json!(all));
@@ -428,6 +434,7 @@ fn tools(random: &mut Random, body: &mut Map<String, Value>) {
         json!({"type": "function", "function": {"name": "book"}}),
     ];
     body.insert("tool_choice".to_owned(), random.pick(&choices));
+    body.shift_remove("stop_token_ids");
 }
 
 /// How a stream ended.
