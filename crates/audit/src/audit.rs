@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::driver::{DRIVERS_SOURCE, Driver};
@@ -19,10 +20,10 @@ use crate::fix::{self, Fix, Texts};
 use crate::gpus;
 use crate::limits::{Budget, Limits};
 use crate::log;
-use crate::probe::source::FileSource;
-use crate::probe::source::Source;
+use crate::probe::source::{FileSource, Source};
+use crate::probe::stream::Packing;
 use crate::probe::tree::Wheel;
-use crate::probe::{self, elf, library, package, requirements, site_packages, zip};
+use crate::probe::{self, elf, image, library, package, requirements, site_packages, tar, zip};
 use crate::report::{DriverReport, GpuReport, LibraryReport, Report};
 use crate::stack::{PYTHON_DEFAULT, Stack, marker_environment};
 
@@ -37,8 +38,23 @@ pub struct Query {
     pub python: Option<String>,
     /// Environment variables of the program: only `BNB_CUDA_VERSION` decides anything.
     pub environment: Vec<(String, String)>,
+    /// Packages that were read already, by [`read_remote`].
+    pub packages: Vec<Package>,
     /// Bounds.
     pub limits: Limits,
+}
+
+/// A file that lies elsewhere, and is read at offsets.
+pub trait ReadAt {
+    /// Its length in bytes.
+    fn size(&self) -> u64;
+
+    /// Fills `buffer` with what begins at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// When the bytes are not there or cannot be had.
+    fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
 /// What was read out of the targets.
@@ -51,6 +67,8 @@ pub(crate) struct Facts {
     logs: Vec<LogMatch>,
     python: Option<String>,
     not_known: Vec<Evidence>,
+    /// Variables that images set.
+    environment: Vec<Evidence>,
     /// Requirement files and Dockerfiles as they stand.
     pub(crate) texts: Texts,
 }
@@ -82,11 +100,13 @@ pub fn fix(targets: &[PathBuf], query: &Query) -> Result<Fix, AuditError> {
 
 fn gather_all(targets: &[PathBuf], query: &Query) -> Result<(Facts, Vec<String>), AuditError> {
     let budget = Budget::new(query.limits);
-    let mut facts = Facts::default();
+    let mut facts = Facts { packages: query.packages.clone(), ..Facts::default() };
     for target in targets {
         gather(target, &budget, &mut facts)?;
     }
-    Ok((facts, targets.iter().map(|target| target.display().to_string()).collect()))
+    let remote = query.packages.iter().map(|package| package.origin.clone());
+    let paths = targets.iter().map(|target| target.display().to_string());
+    Ok((facts, remote.chain(paths).collect()))
 }
 
 /// Judges facts.
@@ -146,12 +166,43 @@ pub fn learn(wheel: &Path, limits: Limits) -> Result<Package, AuditError> {
     let name = wheel.file_name().map(|name| name.to_string_lossy().into_owned());
     package.origin = name.unwrap_or_default();
     package.sha256 = Some(probe::hash::sha256(wheel, &budget).map_err(|error| error.at(wheel))?);
+    Ok(for_releases(package))
+}
+
+/// Reads a wheel that lies elsewhere: its directory, and of its members those that are wanted.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn read_remote(
+    name: &str,
+    wheel: &mut dyn ReadAt,
+    limits: Limits,
+) -> Result<Package, AuditError> {
+    let budget = Budget::new(limits);
+    wheel_of(Elsewhere(wheel), name, &budget).map_err(|error| error.at(name))
+}
+
+struct Elsewhere<'r>(&'r mut dyn ReadAt);
+
+impl Source for Elsewhere<'_> {
+    fn len(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(offset, buffer)
+    }
+}
+
+/// What the data file keeps of a package.
+pub fn for_releases(mut package: Package) -> Package {
     package.libraries.retain(|library| {
         !library.device_code.is_empty() || library.file_name().contains("_cpu.so")
     });
     package.libraries.retain(|library| !library.file_name().contains(FOR_OLD_CARDS));
     package.libraries.iter_mut().for_each(shorten);
-    Ok(package)
+    package
 }
 
 /// Variants of bitsandbytes' libraries that are picked below compute capability 7.5.
@@ -173,7 +224,11 @@ fn gather(target: &Path, budget: &Budget, facts: &mut Facts) -> Result<(), Audit
     let at = |error: ProbeError| error.at(target);
     let metadata = fs::metadata(target).map_err(|error| at(error.into()))?;
     if metadata.is_dir() {
-        return gather_folder(target, budget, facts);
+        return if image::is_oci_folder(target) {
+            gather_image(target, budget, facts)
+        } else {
+            gather_folder(target, budget, facts)
+        };
     }
     let mut source = FileSource::open(target).map_err(at)?;
     let mut head = vec![0; source.len().min(512) as usize];
@@ -184,9 +239,12 @@ fn gather(target: &Path, budget: &Budget, facts: &mut Facts) -> Result<(), Audit
         facts.libraries.push(library::read(&shown, &mut source, budget).map_err(at)?);
     } else if zip::is_zip(&head) {
         facts.packages.push(read_wheel(target, budget).map_err(at)?);
+    } else if tar::is_tar(&head) || Packing::of(&head) != Packing::None {
+        gather_image(target, budget, facts)?;
     } else if head.contains(&0) {
         let what =
-            "is neither a folder with packages, a wheel, an ELF library, nor a text".to_owned();
+            "is neither a folder with packages, a wheel, an ELF library, an image, nor a text"
+                .to_owned();
         return Err(at(ProbeError::Unsupported(what)));
     } else {
         let text = probe::text::read(target, TEXT_MAX, budget).map_err(at)?;
@@ -227,6 +285,16 @@ fn gather_folder(target: &Path, budget: &Budget, facts: &mut Facts) -> Result<()
     Ok(())
 }
 
+/// An image in an archive or a folder, or an archive of a root file system.
+fn gather_image(target: &Path, budget: &Budget, facts: &mut Facts) -> Result<(), AuditError> {
+    let found = image::read(target, budget).map_err(|error| error.at(target))?;
+    facts.packages.extend(found.packages);
+    facts.not_known.extend(found.not_known);
+    facts.environment.extend(found.environment);
+    facts.python = facts.python.take().or(found.python);
+    Ok(())
+}
+
 /// Reads a file and those it includes, each once; those that lead out of its folder are not read.
 fn gather_requirements(
     target: &Path,
@@ -262,15 +330,18 @@ fn gather_requirements(
 }
 
 fn read_wheel(path: &Path, budget: &Budget) -> Result<Package> {
-    let shown = path.display().to_string();
-    let mut wheel = Wheel::new(FileSource::open(path)?, budget)?;
+    wheel_of(FileSource::open(path)?, &path.display().to_string(), budget)
+}
+
+fn wheel_of(source: impl Source, shown: &str, budget: &Budget) -> Result<Package> {
+    let mut wheel = Wheel::new(source, budget)?;
     let info = package::info_folder(&probe::tree::Tree::names(&wheel));
     let info = info.ok_or_else(|| {
         ProbeError::Unsupported(
             "is a zip archive, but no wheel: it has no *.dist-info/METADATA".into(),
         )
     })?;
-    package::read(&mut wheel, &info, &shown, budget)
+    package::read(&mut wheel, &info, shown, budget)
 }
 
 fn machine<'q>(query: &'q Query, facts: &'q Facts) -> Machine<'q> {
@@ -278,8 +349,8 @@ fn machine<'q>(query: &'q Query, facts: &'q Facts) -> Machine<'q> {
     let given = query.environment.iter().find(|(name, _)| name == VARIABLE);
     let given = given
         .map(|(name, value)| (value.as_str(), Evidence::file("--env", format!("{name}={value}"))));
-    let files = facts.dockerfiles.iter().flat_map(|file| &file.environment).rev();
-    let mut set = files.filter_map(|evidence| {
+    let files = facts.dockerfiles.iter().flat_map(|file| &file.environment);
+    let mut set = files.chain(&facts.environment).rev().filter_map(|evidence| {
         let (name, value) = evidence.value.split_once('=')?;
         (name == VARIABLE).then_some((value, evidence.clone()))
     });

@@ -42,8 +42,9 @@ pub(crate) const DRIVERS_SOURCE: &str = "CUDA Toolkit Release Notes, tables 2 an
 /// Where [`PTX`] comes from.
 pub(crate) const PTX_SOURCE: &str = "PTX ISA, Release Notes, table of PTX ISA versions";
 
-/// The first Linux driver with each version of CUDA.
-const DRIVERS: [([u32; 2], CudaVersion); 20] = [
+/// The first Linux driver with each version of CUDA. Of 12.7 and 13.2 the branch: no toolkit of 12.7 was released, and `nvidia-smi` of
+/// drivers 565.57 and 595.58 shows these.
+const DRIVERS: [([u32; 2], CudaVersion); 22] = [
     ([450, 36], cuda(11, 0)),
     ([455, 23], cuda(11, 1)),
     ([460, 27], cuda(11, 2)),
@@ -60,10 +61,12 @@ const DRIVERS: [([u32; 2], CudaVersion); 20] = [
     ([550, 54], cuda(12, 4)),
     ([555, 42], cuda(12, 5)),
     ([560, 28], cuda(12, 6)),
+    ([565, 0], cuda(12, 7)),
     ([570, 26], cuda(12, 8)),
     ([575, 51], cuda(12, 9)),
     ([580, 65], cuda(13, 0)),
     ([590, 44], cuda(13, 1)),
+    ([595, 0], cuda(13, 2)),
 ];
 
 /// Versions of PTX, and the CUDA whose driver first compiles them.
@@ -152,6 +155,8 @@ pub(crate) fn cuda_for_gpu(gpu: ComputeCapability) -> CudaVersion {
         (8, 7) => cuda(11, 4),
         (8 | 9, _) => cuda(11, 8),
         (10 | 12, 0) => cuda(12, 8),
+        // Called 10.1 before.
+        (11, _) => cuda(13, 0),
         _ => cuda(12, 9),
     }
 }
@@ -171,7 +176,9 @@ mod tests {
         check("550.54.14", "12.4");
         check("550", "12.4");
         check("535.183.01", "12.2");
+        check("565.57.01", "12.7");
         check("570.86.10", "12.8");
+        check("595.58.03", "13.2");
         check("12.4", "12.4");
         assert!("390.1".parse::<Driver>().is_err() && "new".parse::<Driver>().is_err());
     }

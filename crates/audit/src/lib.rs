@@ -1,5 +1,5 @@
 //! What GPU code and which bounds a Python stack really holds, read from its bytes: libraries, wheels, environments, requirement
-//! files, Dockerfiles and logs. Nothing is imported, run or downloaded, and no GPU is needed.
+//! files, Dockerfiles, images and logs. Nothing is imported, run or downloaded, and no GPU is needed.
 //!
 //! `probe` reads facts, `findings` judges them, [`audit`] does both, and [`Report`] is the result. What is known of releases that
 //! are not at hand was measured the same way by [`learn`].
@@ -21,7 +21,7 @@ mod limits;
 mod error;
 
 pub use assertions::{Assertions, Outcome, Truth};
-pub use audit::{Query, audit, fix, learn};
+pub use audit::{Query, ReadAt, audit, fix, for_releases, learn, read_remote};
 pub use driver::{CudaVersion, Driver};
 pub use error::{AuditError, ProbeError};
 pub use facts::{

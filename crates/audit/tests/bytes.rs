@@ -4,12 +4,13 @@
 mod support;
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
-use halfbyte_audit::{Linking, Query, Report, audit, gpus};
+use halfbyte_audit::{Limits, Linking, Query, ReadAt, Report, audit, gpus, read_remote};
 use support::{
     Packing, accelerated, container, cubin, cubins, distribution, entry, install, library, ptx,
-    wheel,
+    stack, wheel,
 };
 
 fn query(gpu: &str) -> Query {
@@ -87,34 +88,6 @@ fn containers_hide_in_data_and_their_magic_in_instructions() {
     );
 }
 
-/// torch and bitsandbytes, made up: CUDA 12.1, code of `architectures`.
-fn stack(architectures: &[u32]) -> Vec<Vec<(String, Vec<u8>)>> {
-    let core = library(&[(".nv_fatbin", false, cubins(architectures))], &["libcublas.so.12"]);
-    let version = b"__version__ = '2.9.9'\ncuda: Optional[str] = '12.1'\n".to_vec();
-    let torch = distribution(
-        "torch",
-        "2.9.9",
-        "Requires-Python: >=3.8\nRequires-Dist: triton (==3.9.9) ; platform_system == \"Linux\"",
-        &[("torch/lib/libtorch_cuda.so", core.clone()), ("torch/version.py", version)],
-    );
-    let loader = b"def f():\n    binary_path = cuda_binary_path\n".to_vec();
-    let init = b"from . import nn\n".to_vec();
-    let nn = b"if have_triton_available():\n    from triton.ops.perf import x\n".to_vec();
-    let bitsandbytes = distribution(
-        "bitsandbytes",
-        "0.99.0",
-        "Requires-Dist: torch",
-        &[
-            ("bitsandbytes/__init__.py", init),
-            ("bitsandbytes/nn.py", nn),
-            ("bitsandbytes/cextension.py", loader),
-            ("bitsandbytes/libbitsandbytes_cuda121.so", core),
-        ],
-    );
-    let triton = distribution("triton", "3.9.9", "", &[("triton/__init__.py", b"".to_vec())]);
-    vec![torch, bitsandbytes, triton]
-}
-
 fn ids(report: &Report) -> Vec<&str> {
     report.findings.iter().map(|finding| finding.id).collect()
 }
@@ -175,4 +148,47 @@ fn files_of_two_releases_of_torch() {
     // Exactly this name.
     check("mm_args = int8_mm_configs = 1\n", &["mixed_files"]);
     check("mm_args = 1\nfrom .x import *\n", &[]);
+}
+
+/// A wheel on a server that breaks off at some length, and how much of it was read.
+struct Elsewhere {
+    bytes: Vec<u8>,
+    there: usize,
+    read: u64,
+}
+
+impl ReadAt for Elsewhere {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_exact_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = offset as usize;
+        let end = start + buffer.len();
+        let found = self.bytes.get(start..end).filter(|_| end <= self.there);
+        buffer.copy_from_slice(found.ok_or_else(|| io::Error::other("the server broke off"))?);
+        self.read += buffer.len() as u64;
+        Ok(())
+    }
+}
+
+#[test]
+fn of_a_wheel_elsewhere_the_wanted_members_are_read() {
+    let mut files = stack(&[80, 90]).remove(0);
+    let at = files.len() - 1;
+    files.insert(at, ("torch/include/all.h".to_owned(), vec![7; 8 << 20]));
+    let folder = tempfile::tempdir().unwrap();
+    let path = wheel(folder.path(), "torch-2.9.9-py3-none-any.whl", &files, false);
+    let bytes = fs::read(&path).unwrap();
+    let (name, len) = ("torch-2.9.9-py3-none-any.whl", bytes.len());
+    let mut remote = Elsewhere { bytes: bytes.clone(), there: len, read: 0 };
+    let package = read_remote(name, &mut remote, Limits::default()).unwrap();
+    assert!(remote.read < 1 << 20, "{} of {len} bytes", remote.read);
+    let with = |packages| Query { packages, ..query("RTX 5090") };
+    let remote = audit(&[], &with(vec![package])).unwrap();
+    let local = report(&path, "RTX 5090");
+    assert_eq!((ids(&remote), &remote.targets[..]), (ids(&local), &[name.to_owned()][..]));
+    let mut cut = Elsewhere { bytes, there: len - 1, read: 0 };
+    let error = read_remote(name, &mut cut, Limits::default()).unwrap_err().to_string();
+    assert_eq!(error, format!("{name}: cannot be read: the server broke off"));
 }

@@ -4,13 +4,15 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use halfbyte_audit::{Limits, Query, Report, audit, gpus};
 use proptest::prelude::*;
 use support::{
-    Packing, container, cubin, cubins, distribution, entry, install, library, ptx, wheel, zip,
+    Layer, Packing, container, cubin, cubins, distribution, entry, install, library, ptx, stack,
+    tar, wheel, zip,
 };
 
 fn run(path: &Path, limits: Limits) -> Result<Report, String> {
@@ -197,8 +199,86 @@ fn python_that_never_ends_its_strings() {
     assert!(run(&path, Limits::default()).is_ok());
 }
 
+/// A file of every kind that is audited, whole.
+fn good_files() -> Vec<(&'static str, Vec<u8>)> {
+    let installed = |files: Vec<(String, Vec<u8>)>| {
+        let site = "usr/lib/python3.11/site-packages";
+        tar(&files.into_iter().map(|(name, bytes)| (format!("{site}/{name}"), bytes)).collect())
+    };
+    let root = installed(stack(&[80, 90]).concat());
+    let manifest = br#"[{"Config": "c.json", "Layers": ["l.tar"]}]"#.to_vec();
+    let image: Layer = vec![
+        ("l.tar".to_owned(), gzip(&root)),
+        ("c.json".to_owned(), br#"{"config": {"Env": ["A=b"]}}"#.to_vec()),
+        ("manifest.json".to_owned(), manifest),
+    ];
+    let dockerfile = "ARG T=2.6.0\nFROM nvidia/cuda:12.4.1-runtime AS a\nENV BNB_CUDA_VERSION=124\n\
+                      RUN pip install --index-url https://example.org/whl/cu124 torch==$T \\\n  bitsandbytes==0.45.0 && \\\n\
+                      python -c \"import torch; assert torch.version.cuda == '12.4'\"\nCOPY <<EOF /x\ntext\nEOF\n";
+    let requirements = "--index-url https://example.org/whl/cu124\ntorch[opt]==2.6.0 ; python_version >= '3.8'\n\
+                        bitsandbytes>=0.45,<0.46 --hash=sha256:00\nnumpy @ https://example.org/numpy.whl\n";
+    let log = "CUDA Setup failed despite GPU being available\nRuntimeError: 0 active drivers ([]).\n\
+               NVIDIA GeForce RTX 5090 with CUDA capability sm_120 is not compatible\n";
+    let zstd =
+        ruzstd::encoding::compress_to_vec(&root[..], ruzstd::encoding::CompressionLevel::Fastest);
+    vec![
+        ("x.so", good_library()),
+        ("x.whl", good_wheel()),
+        ("x.tar", root.clone()),
+        ("x.tar.gz", gzip(&root)),
+        ("x.tar.zst", zstd),
+        ("image.tar", tar(&image)),
+        ("Dockerfile", dockerfile.into()),
+        ("requirements.txt", requirements.into()),
+        ("x.log", log.into()),
+    ]
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Bits flipped here and there, and files cut off: 1,000 of each kind with `HALFBYTE_SOAK=1`.
+#[test]
+fn corrupted_files_of_every_kind() {
+    let count = if std::env::var_os("HALFBYTE_SOAK").is_some() { 1_000 } else { 25 };
+    for (name, good) in good_files() {
+        let whole = audit_bytes(name, &good);
+        assert!(whole.is_ok(), "{name}: {whole:?}");
+        // Any generator would do, if it is the same on every machine: this is splitmix64.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = state;
+            mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ mixed >> 31) % below as u64) as usize
+        };
+        for _ in 0..count {
+            let mut bytes = good.clone();
+            for _ in 0..1 + random(16) {
+                let at = random(bytes.len());
+                bytes[at] ^= 1 << random(8);
+            }
+            if random(3) == 0 {
+                bytes.truncate(random(bytes.len()));
+            }
+            // An error or a report: what matters is that it comes, and in time.
+            let _ = audit_bytes(name, &bytes);
+        }
+    }
+}
+
+/// A case writes files, so a soak of a hundred thousand stops at fewer.
+fn cases() -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: asked.unwrap_or(300).min(20_000), ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(cases())]
 
     #[test]
     fn bytes_changed_at_random(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {

@@ -57,7 +57,8 @@ impl Needs {
         self.weights + self.activations
     }
 
-    fn total(&self, context: usize) -> u64 {
+    /// All of it, with so many tokens of context.
+    pub(crate) fn total(&self, context: usize) -> u64 {
         self.fixed().saturating_add(self.kv_per_token.saturating_mul(context as u64))
     }
 

@@ -392,23 +392,6 @@ fn help_needs_nothing() {
 }
 
 #[test]
-fn the_doctor_reports_in_words_and_in_json() {
-    let run = halfbyte(&["doctor"]);
-    let known = ["halfbyte:", "cpu", "cuda", "driver:", "findings:"];
-    for name in known {
-        let line = run.stdout.lines().find(|line| line.split(' ').next() == Some(name));
-        assert!(line.is_some(), "{name}: {}", run.text());
-    }
-    let json = halfbyte(&["doctor", "--json"]);
-    let report: Value = serde_json::from_str(&json.stdout).unwrap();
-    let findings = report["findings"].as_array().unwrap();
-    // Findings are this machine's; what they mean to the shell is not.
-    let expected = if findings.is_empty() { (0, 0) } else { (5, 5) };
-    assert_eq!((run.code, json.code), expected, "{report}");
-    assert_eq!(run.stdout.ends_with("findings: none\n"), findings.is_empty());
-}
-
-#[test]
 fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let run = halfbyte(&["completions", shell]);

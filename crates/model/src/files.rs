@@ -107,11 +107,81 @@ fn map(path: &Path) -> Result<Option<Bytes>> {
     Ok(Some(Bytes::from_owner(mapped)))
 }
 
+/// How many bytes of a file lie in the system's page cache. Linux tells the truth to the file's owner, to root, and to whoever
+/// may write it; to others it says "all". `None` elsewhere than on Linux, or where the system does not say.
+///
+/// # Errors
+/// If the file cannot be opened or mapped.
+pub fn cached_bytes(path: &Path) -> Result<Option<u64>> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    if file.metadata().map_err(ModelError::io("read", path))?.len() == 0 {
+        return Ok(Some(0));
+    }
+    // SAFETY: as in `map`; the bytes of this mapping are never looked at.
+    let mapped = unsafe { Mmap::map(&file) }.map_err(ModelError::io("map", path))?;
+    Ok(residency::resident_bytes(&mapped))
+}
+
+#[cfg(target_os = "linux")]
+mod residency {
+    use std::ffi::{c_int, c_void};
+
+    unsafe extern "C" {
+        fn getpagesize() -> c_int;
+        fn mincore(address: *mut c_void, length: usize, pages: *mut u8) -> c_int;
+    }
+
+    /// Bytes that are asked about in one call; a multiple of every page size.
+    const WINDOW: usize = 256 << 20;
+
+    /// Bytes of a mapping whose pages are in memory.
+    pub(super) fn resident_bytes(mapped: &memmap2::Mmap) -> Option<u64> {
+        // SAFETY: takes nothing, returns a number.
+        let page = usize::try_from(unsafe { getpagesize() }).ok()?;
+        let mut pages = vec![0u8; WINDOW.min(mapped.len()).div_ceil(page)];
+        let mut resident = 0;
+        for window in mapped.chunks(WINDOW) {
+            // SAFETY: the window begins at a page and is mapped; `pages` has a byte for each of its pages. Nothing is written
+            // through the address.
+            let code = unsafe {
+                mincore(window.as_ptr().cast_mut().cast(), window.len(), pages.as_mut_ptr())
+            };
+            if code != 0 {
+                return None;
+            }
+            let here = &pages[..window.len().div_ceil(page)];
+            let there = here.iter().filter(|page| **page & 1 == 1).count() * page;
+            // The last page may reach beyond the file.
+            resident += there.min(window.len()) as u64;
+        }
+        Some(resident)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod residency {
+    pub(super) fn resident_bytes(_: &memmap2::Mmap) -> Option<u64> {
+        None
+    }
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_was_just_written_is_cached() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x");
+        fs::write(&path, vec![7; 100_001]).unwrap();
+        assert_eq!(cached_bytes(&path).unwrap(), Some(100_001));
+        fs::write(&path, []).unwrap();
+        assert_eq!(cached_bytes(&path).unwrap(), Some(0));
+        assert_eq!(cached_bytes(&root.path().join("none")).unwrap(), None);
+    }
 
     #[test]
     fn only_regular_files_are_opened() {

@@ -14,8 +14,8 @@ const TWICE: [(&str, &str); 11] = [
     ("rand", "0.9: tokenizers; 0.10: proptest"),
     ("rand_core", "follows rand"),
     ("r-efi", "follows getrandom, on UEFI alone"),
-    ("syn", "2: derives of tokenizers; 3: serde and thiserror"),
-    ("thiserror", "1: pep508_rs; 2: all others"),
+    ("syn", "2: derives of tokenizers and nvml-wrapper; 3: serde and thiserror"),
+    ("thiserror", "1: pep508_rs and nvml-wrapper; 2: all others"),
     ("thiserror-impl", "follows thiserror"),
     ("windows-sys", "0.52: ring; 0.61: all others, on Windows alone"),
 ];

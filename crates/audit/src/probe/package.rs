@@ -12,7 +12,7 @@ const METADATA_MAX: u64 = 16 << 20;
 pub(crate) const PYTHON_MAX: u64 = 8 << 20;
 
 /// Where torch's files import private names of each other (`mm_configs`), which change with every release.
-const PRIVATE_KERNELS: &str = "torch/_inductor/kernel/";
+pub(crate) const PRIVATE_KERNELS: &str = "torch/_inductor/kernel/";
 
 /// Packages whose libraries are listed even if there is no GPU code in them: others need them to load.
 const RUNTIMES: [&str; 3] = ["torch", "bitsandbytes", "nvidia-"];
@@ -110,15 +110,18 @@ fn libraries(tree: &mut dyn Tree, package: &str, budget: &Budget) -> Result<Vec<
         tree.names().into_iter().filter(|name| is_library(name)).map(str::to_owned).collect();
     let mut libraries = Vec::new();
     for name in names {
-        let mut source = match tree.open(&name, budget) {
-            Ok(source) => source,
-            Err(error @ ProbeError::TooMuch { .. }) => return Err(error),
-            Err(error) => {
-                libraries.push(damaged(name, &error));
-                continue;
-            }
+        let read = match tree.library(&name) {
+            Some(read) => read,
+            None => match tree.open(&name, budget) {
+                Ok(mut source) => library::read(&name, &mut *source, budget),
+                Err(error @ ProbeError::TooMuch { .. }) => return Err(error),
+                Err(error) => {
+                    libraries.push(damaged(name, &error));
+                    continue;
+                }
+            },
         };
-        match library::read(&name, &mut *source, budget) {
+        match read {
             Ok(library) => {
                 if runtime || !library.device_code.is_empty() || library.damage.is_some() {
                     libraries.push(library);

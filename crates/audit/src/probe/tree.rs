@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::source::{FileSource, Reader, Source};
 use super::zip::{self, Member};
 use crate::error::{ProbeError, Result};
+use crate::facts::Library;
 use crate::limits::Budget;
 
 /// Files by their names, with slashes.
@@ -15,6 +16,11 @@ pub(crate) trait Tree {
 
     /// Opens a file.
     fn open<'s>(&'s mut self, name: &str, budget: &'s Budget) -> Result<Box<dyn Source + 's>>;
+
+    /// A library that was read already, as those of an archive that only runs forward are.
+    fn library(&mut self, _name: &str) -> Option<Result<Library>> {
+        None
+    }
 }
 
 /// All of a text file of at most `max` bytes.

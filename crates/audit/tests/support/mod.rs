@@ -254,3 +254,64 @@ pub fn install(site_packages: &Path, files: &[(String, Vec<u8>)]) {
         fs::write(path, bytes).unwrap();
     }
 }
+
+/// torch and bitsandbytes, made up: CUDA 12.1, code of `architectures`.
+pub fn stack(architectures: &[u32]) -> Vec<Vec<(String, Vec<u8>)>> {
+    let core = library(&[(".nv_fatbin", false, cubins(architectures))], &["libcublas.so.12"]);
+    let version = b"__version__ = '2.9.9'\ncuda: Optional[str] = '12.1'\n".to_vec();
+    let torch = distribution(
+        "torch",
+        "2.9.9",
+        "Requires-Python: >=3.8\nRequires-Dist: triton (==3.9.9) ; platform_system == \"Linux\"",
+        &[("torch/lib/libtorch_cuda.so", core.clone()), ("torch/version.py", version)],
+    );
+    let loader = b"def f():\n    binary_path = cuda_binary_path\n".to_vec();
+    let init = b"from . import nn\n".to_vec();
+    let nn = b"if have_triton_available():\n    from triton.ops.perf import x\n".to_vec();
+    let bitsandbytes = distribution(
+        "bitsandbytes",
+        "0.99.0",
+        "Requires-Dist: torch",
+        &[
+            ("bitsandbytes/__init__.py", init),
+            ("bitsandbytes/nn.py", nn),
+            ("bitsandbytes/cextension.py", loader),
+            ("bitsandbytes/libbitsandbytes_cuda121.so", core),
+        ],
+    );
+    let triton = distribution("triton", "3.9.9", "", &[("triton/__init__.py", b"".to_vec())]);
+    vec![torch, bitsandbytes, triton]
+}
+
+/// Files by their names, in order.
+pub type Layer = Vec<(String, Vec<u8>)>;
+
+/// An archive of these files; names that do not fit into a header stand in one of their own.
+pub fn tar(files: &Layer) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, bytes) in files {
+        if name.len() > 100 {
+            let record = |length: usize| format!("{length} path={name}\n");
+            let length = (name.len()..).find(|length| record(*length).len() == *length).unwrap();
+            member(&mut out, "pax", b'x', record(length).as_bytes());
+        }
+        member(&mut out, name, b'0', bytes);
+    }
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+fn member(out: &mut Vec<u8>, name: &str, kind: u8, bytes: &[u8]) {
+    let mut header = [0; 512];
+    let short = &name.as_bytes()[..name.len().min(100)];
+    header[..short.len()].copy_from_slice(short);
+    header[124..136].copy_from_slice(format!("{:011o}\0", bytes.len()).as_bytes());
+    header[148..156].fill(b' ');
+    header[156] = kind;
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    out.extend(header);
+    out.extend(bytes);
+    out.resize(out.len().next_multiple_of(512), 0);
+}

@@ -6,15 +6,21 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use audit::{Assertions, AuditError, Driver, Fix, FixOutcome, Limits, Outcome, Query, Truth, gpus};
 use clap::Args;
+use quant::QuantConfig;
 use serde_json::{Value, json};
 
+use crate::args::PlaceArgs;
+use crate::memory::Needs;
+use crate::models;
 use crate::output::{self, CliError};
+use crate::random_weights::{self, LmHead};
+use crate::shapes::Shape;
 
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A TARGET is a virtual environment, a site-packages folder or a root file system; a wheel; a requirements.txt; a Dockerfile; a \
-shared library; or a log. Several are judged together, as one stack. Nothing is imported, run or downloaded, and no GPU is \
+A TARGET is a virtual environment, a site-packages folder or a root file system; an image (`docker save`, the OCI layout) or an \
+archive of a root file system, packed or not; a wheel; a requirements.txt; a Dockerfile; a shared library; or a log. Several are judged together, as one stack. Nothing is imported, run or downloaded, and no GPU is \
 needed.
 
 What is not at hand as a file is looked up among releases that were measured before; `--learn` measures a wheel.
@@ -39,6 +45,10 @@ pub(crate) struct AuditArgs {
     /// Decide claims: a TOML file with a path into the JSON report, an operator and a value for each
     #[arg(long, value_name = "FILE")]
     assert: Option<PathBuf>,
+    /// Let claims be about a model, too: `model.weights_bytes` is what its weights take in NF4. A shape that `bench` knows, as
+    /// mixtral-8x7b, or a directory
+    #[arg(long, value_name = "MODEL", requires = "assert")]
+    model: Option<String>,
     /// Look for the smallest change of pins that makes the stack work, and print it as a diff
     #[arg(long, requires = "gpu", conflicts_with_all = ["assert", "libraries"])]
     fix: bool,
@@ -75,6 +85,7 @@ pub(crate) fn run(args: &AuditArgs) -> Result<()> {
         driver: args.driver.as_deref().map(str::parse::<Driver>).transpose().map_err(usage)?,
         python: args.python.clone(),
         environment: args.env.clone(),
+        packages: Vec::new(),
         limits: Limits::default(),
     };
     if args.fix {
@@ -82,7 +93,10 @@ pub(crate) fn run(args: &AuditArgs) -> Result<()> {
     }
     let claims = args.assert.as_deref().map(read_claims).transpose()?;
     let report = audit::audit(&args.targets, &query).map_err(bad_target)?;
-    let value = serde_json::to_value(&report)?;
+    let mut value = serde_json::to_value(&report)?;
+    if let Some(model) = &args.model {
+        value["model"] = weights_of(model)?;
+    }
     let outcomes = claims.map(|claims| claims.check(&value));
     match (&outcomes, args.json) {
         (Some(outcomes), true) => output::print_json(&json!({ "assertions": outcomes }))?,
@@ -171,6 +185,27 @@ fn evidence_line(evidence: &Value) -> String {
         (None, None) => String::new(),
     };
     format!("{}{place}: {}", text("file"), text("value"))
+}
+
+/// What a model's weights take in NF4, from its sizes.
+fn weights_of(model: &str) -> Result<Value> {
+    let (file, bytes) = match Shape::find(model) {
+        Some(shape) => {
+            let config = shape.config()?;
+            (format!("shape {model}"), random_weights::num_bytes(&config, LmHead::Bf16))
+        }
+        None => {
+            let checkpoint = models::open(model, &PlaceArgs { model_dir: None })?;
+            let needs = Needs::of_checkpoint(&checkpoint, Some(QuantConfig::default()));
+            (checkpoint.files().root().display().to_string(), needs.weights)
+        }
+    };
+    let what = format!(
+        "{bytes} bytes: linear layers in NF4 with double quantization, the rest in 16 bits"
+    );
+    Ok(
+        json!({ "name": model, "weights_bytes": bytes, "evidence": [{ "file": file, "value": what }] }),
+    )
 }
 
 fn learn(wheels: &[PathBuf]) -> Result<()> {

@@ -1,254 +1,84 @@
-//! `halfbyte doctor`: what this machine's GPUs are to this binary.
+//! `halfbyte doctor [MODEL]`: what this machine is to this binary, what is wrong, and the one thing to do about it.
+//!
+//! `probe` looks, each probe in a process of its own with a deadline (`bounded`), and gives [`facts`]; `findings` judges them
+//! and looks at nothing.
 
-use std::path::Path;
+mod facts;
+mod probe;
+mod bounded;
+mod findings;
+mod text;
+#[cfg(test)]
+mod tests;
 
 use anyhow::Result;
 use clap::Args;
-use cuda::CudaError;
-use cuda::driver::{self, DeviceInfo};
-use cuda::images::{self, Target};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::args::PlaceArgs;
 use crate::output::{self, CliError};
-use crate::{build, device};
+use findings::Severity;
+use probe::Probe;
 
 /// What was typed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A finding is something that keeps a GPU of this machine from being used. A machine without a GPU is none.
+Looks at the driver, the GPUs, this machine's processors and memory, and, if a model is named, at where it lies, how fast it \
+is read there and whether it fits. No GPU is needed. At most 256 MB of the model are read, for a second at most, past the \
+page cache; nothing is written.
 
-Exit codes: 0 no findings, 1 failed, 2 usage, 5 findings.")]
+An error keeps a GPU, or the model, from being used; a warning is what makes them slow or will fail; a note is good to know. \
+A machine without a GPU is no finding. Every look has a deadline: a driver or a network volume that hangs is a finding.
+
+Exit codes: 0 no errors and no warnings, 1 failed, 2 usage, 5 errors or warnings.")]
 pub(crate) struct DoctorArgs {
-    /// Print one JSON object
+    /// A model that is to run here
+    #[arg(value_name = "MODEL")]
+    model: Option<String>,
+    #[command(flatten)]
+    places: PlaceArgs,
+    /// Seconds that each look may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    timeout: u64,
+    /// Print one JSON object, with all facts
     #[arg(long)]
     pub(crate) json: bool,
+    /// Look at one thing in this process, and print the facts
+    #[arg(long, hide = true, value_enum)]
+    probe: Option<Probe>,
+    /// Bytes that are free on a GPU, as ORDINAL=BYTES; may be repeated
+    #[arg(long, hide = true, value_parser = free)]
+    free: Vec<(u32, u64)>,
+}
+
+fn free(text: &str) -> Result<(u32, u64), String> {
+    let parsed = text
+        .split_once('=')
+        .and_then(|(ordinal, bytes)| Some((ordinal.parse().ok()?, bytes.parse().ok()?)));
+    parsed.ok_or_else(|| format!("`{text}` is not ORDINAL=BYTES"))
 }
 
 /// Looks, and reports.
 pub(crate) fn run(args: &DoctorArgs) -> Result<()> {
-    let facts = Facts::gather();
-    let findings = facts.findings();
+    if let Some(probe) = args.probe {
+        return probe::run(probe, args);
+    }
+    let facts = probe::gather(args);
+    let findings = findings::judge(&facts);
     if args.json {
-        output::print_json(&facts.json(&findings))?;
+        output::print_json(&json!({ "facts": facts, "findings": findings }))?;
     } else {
-        output::print(&facts.text(&findings))?;
+        output::print(&text::report(&facts, &findings))?;
     }
-    match findings.len() {
-        0 => Ok(()),
-        1 => Err(CliError::Findings("1 finding".to_owned()).into()),
-        n => Err(CliError::Findings(format!("{n} findings")).into()),
-    }
-}
-
-/// What was seen.
-struct Facts {
-    /// The path by which the system shows a GPU.
-    visible: Option<String>,
-    /// The newest CUDA version that the driver knows, or why it cannot be asked.
-    driver: Result<(u32, u32), CudaError>,
-    devices: Result<Vec<Device>, CudaError>,
-}
-
-struct Device {
-    info: DeviceInfo,
-    /// What its kernels are compiled for, or why there are none.
-    image: Result<Target, CudaError>,
-}
-
-impl Facts {
-    fn gather() -> Facts {
-        let with_image = |info: DeviceInfo| {
-            let image =
-                images::choose(info.compute_capability, false).map(|choice| choice.target());
-            Device { info, image }
-        };
-        Facts {
-            visible: device::visible_gpu(Path::new("/")),
-            driver: driver::probe().and_then(|()| driver::version()),
-            devices: driver::devices().map(|infos| infos.into_iter().map(with_image).collect()),
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    match (count(Severity::Error), count(Severity::Warning)) {
+        (0, 0) => Ok(()),
+        (errors, warnings) => {
+            let plural = |n: usize, what: &str| {
+                if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+            };
+            let what = format!("{}, {}", plural(errors, "error"), plural(warnings, "warning"));
+            Err(CliError::Findings(what).into())
         }
-    }
-
-    fn devices(&self) -> &[Device] {
-        self.devices.as_deref().unwrap_or_default()
-    }
-
-    /// What keeps a GPU from being used. Without a GPU in sight nothing does.
-    fn findings(&self) -> Vec<String> {
-        let mut findings = Vec::new();
-        match (&self.driver, &self.devices, &self.visible) {
-            (Err(error), _, Some(gpu)) => {
-                findings.push(format!("an NVIDIA GPU is visible ({gpu}), but {error}"));
-            }
-            // The library is there: whoever installed it means to use it.
-            (Err(error), _, None) if !matches!(error, CudaError::Library { .. }) => {
-                findings.push(error.to_string());
-            }
-            (Ok(_), Err(error), _) => findings.push(error.to_string()),
-            (Ok(_), Ok(devices), Some(gpu)) if devices.is_empty() => {
-                findings
-                    .push(format!("an NVIDIA GPU is visible ({gpu}), but the driver shows none"));
-            }
-            _ => {}
-        }
-        findings.extend(self.devices().iter().filter_map(|device| self.finding(device)));
-        findings
-    }
-
-    fn finding(&self, Device { info, image }: &Device) -> Option<String> {
-        let name = format!("cuda:{} ({})", info.ordinal, info.name);
-        match image {
-            Err(error) => Some(format!("{name}: {error}")),
-            Ok(target) if target.is_ptx() => {
-                let (driver, compiler) = (self.driver.as_ref().ok()?, images::compiler_version()?);
-                let (major, minor) = compiler;
-                (*driver < compiler).then(|| {
-                    format!(
-                        "{name}: its kernels are PTX of CUDA {major}.{minor}, which a driver of CUDA {}.{} cannot \
-                         compile; update NVIDIA's driver",
-                        driver.0, driver.1
-                    )
-                })
-            }
-            Ok(_) => None,
-        }
-    }
-
-    fn text(&self, findings: &[String]) -> String {
-        let mut lines = vec![format!("halfbyte: {} for {}", build::name(), build::TARGET)];
-        lines.push(format!("cpu kernels: {}", backend::cpu::isa()));
-        lines.push(format!("cuda kernels: {}", build::cuda_kernels()));
-        lines.push(match &self.driver {
-            Ok((major, minor)) => format!("driver: CUDA {major}.{minor}"),
-            Err(CudaError::Library { reason }) => format!("driver: none ({reason})"),
-            Err(error) => format!("driver: {error}"),
-        });
-        lines.extend(self.devices().iter().map(Device::line));
-        if self.devices().is_empty() {
-            lines.push("gpus: none".to_owned());
-        }
-        if findings.is_empty() {
-            lines.push("findings: none".to_owned());
-        } else {
-            lines.push("findings:".to_owned());
-            lines.extend(findings.iter().map(|finding| format!("- {finding}")));
-        }
-        lines.join("\n") + "\n"
-    }
-
-    fn json(&self, findings: &[String]) -> Value {
-        let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
-        let driver = self.driver.as_ref();
-        let targets: Vec<String> = images::targets().iter().map(Target::to_string).collect();
-        json!({
-            "build": build::name(),
-            "target": build::TARGET,
-            "cpu_kernels": backend::cpu::isa().to_string(),
-            "cuda_kernels": {
-                "targets": targets,
-                "compiler": images::compiler(),
-                "absent": images::absent(),
-            },
-            "driver": {
-                "cuda_version": driver.ok().copied().map(version),
-                "error": driver.err().map(CudaError::to_string),
-            },
-            "visible_gpu": self.visible,
-            "gpus": self.devices().iter().map(Device::json).collect::<Vec<_>>(),
-            "findings": findings,
-        })
-    }
-}
-
-impl Device {
-    fn line(&self) -> String {
-        let DeviceInfo { ordinal, name, compute_capability: (major, minor), total_memory, .. } =
-            &self.info;
-        let memory = *total_memory as f64 / 1e9;
-        let image = match &self.image {
-            Ok(target) => format!("kernels for {target}"),
-            Err(_) => "no kernels".to_owned(),
-        };
-        format!(
-            "cuda:{ordinal}: {name}, compute capability {major}.{minor}, {memory:.1} GB, {image}"
-        )
-    }
-
-    fn json(&self) -> Value {
-        let DeviceInfo { ordinal, name, compute_capability: (major, minor), .. } = &self.info;
-        json!({
-            "ordinal": ordinal,
-            "name": name,
-            "uuid": self.info.uuid,
-            "compute_capability": format!("{major}.{minor}"),
-            "total_memory": self.info.total_memory,
-            "multiprocessors": self.info.multiprocessors,
-            "l2_bytes": self.info.l2_bytes,
-            "kernels": self.image.as_ref().ok().map(Target::to_string),
-            "error": self.image.as_ref().err().map(CudaError::to_string),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gpu(image: Result<Target, CudaError>) -> Device {
-        let info = DeviceInfo {
-            ordinal: 0,
-            name: "NVIDIA H200".into(),
-            compute_capability: (9, 0),
-            total_memory: 150_110_011_392,
-            multiprocessors: 132,
-            l2_bytes: 60 << 20,
-            max_shared_per_block_optin: 227 << 10,
-            uuid: "GPU-0".into(),
-        };
-        Device { info, image }
-    }
-
-    fn library() -> CudaError {
-        CudaError::Library { reason: "no such file".into() }
-    }
-
-    fn check_findings(facts: &Facts, expected: &[&str]) {
-        assert_eq!(facts.findings(), expected);
-    }
-
-    #[test]
-    fn no_gpu_is_no_finding() {
-        let facts = Facts { visible: None, driver: Err(library()), devices: Err(library()) };
-        check_findings(&facts, &[]);
-        assert!(
-            facts.text(&[]).ends_with("driver: none (no such file)\ngpus: none\nfindings: none\n")
-        );
-        let facts = Facts { visible: None, driver: Ok((12, 9)), devices: Ok(vec![]) };
-        check_findings(&facts, &[]);
-    }
-
-    #[test]
-    fn a_gpu_without_a_driver_is_one() {
-        let visible = Some("/dev/nvidia0".to_owned());
-        let facts = Facts { visible, driver: Err(library()), devices: Err(library()) };
-        let expected = format!("an NVIDIA GPU is visible (/dev/nvidia0), but {}", library());
-        check_findings(&facts, &[&expected]);
-    }
-
-    #[test]
-    fn a_gpu_without_kernels_is_one() {
-        let error = CudaError::NoImages { reason: "they were not compiled" };
-        let expected = format!("cuda:0 (NVIDIA H200): {error}");
-        let devices = Ok(vec![gpu(Err(error))]);
-        let facts = Facts { visible: None, driver: Ok((12, 9)), devices };
-        check_findings(&facts, &[&expected]);
-        let line = "cuda:0: NVIDIA H200, compute capability 9.0, 150.1 GB, no kernels";
-        assert_eq!(facts.devices()[0].line(), line);
-    }
-
-    #[test]
-    fn machine_code_needs_no_new_driver() {
-        let devices = Ok(vec![gpu(Ok(Target::of("sm_90a")))]);
-        check_findings(&Facts { visible: None, driver: Ok((12, 0)), devices }, &[]);
     }
 }
