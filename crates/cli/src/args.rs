@@ -11,7 +11,8 @@ use quant::{QuantConfig, QuantType};
 
 use crate::build;
 use crate::commands::{
-    audit, bench, chat, completions, demo, doctor, plan, prompt, quantize, score, selftest, serve,
+    audit, bench, chat, completions, demo, doctor, extract, plan, prompt, quantize, score,
+    selftest, serve,
 };
 use crate::output::{self, CliError};
 
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Prompt(prompt::PromptArgs),
     /// Talk with a model
     Chat(chat::ChatArgs),
+    /// Read documents: PDF, pictures, Office files, e-mail; as Markdown, tables, or fields that a model finds in them
+    Extract(Box<extract::ExtractArgs>),
     /// Serve a model over HTTP: the OpenAI API and more
     Serve(Box<serve::ServeArgs>),
     /// Write a 4-bit checkpoint from a 16-bit one
@@ -72,6 +75,7 @@ impl Command {
         match self {
             Command::Demo(args) => args.json,
             Command::Prompt(args) => args.json,
+            Command::Extract(args) => args.json,
             Command::Serve(args) => args.json,
             Command::Quantize(args) => args.json,
             Command::Score(args) => args.json,

@@ -87,6 +87,9 @@ impl Verdict {
         if let Some(error) = error.downcast_ref::<ModelError>() {
             return Self::of_model(error);
         }
+        if error.is::<extract::ExtractError>() {
+            return Self::new(3, "bad_document", Some("file"));
+        }
         if let Some(error) = error.downcast_ref::<EngineError>() {
             return Self::of_engine(error);
         }

@@ -402,3 +402,72 @@ fn completions_know_the_commands() {
         );
     }
 }
+
+#[test]
+fn extract_writes_a_file_for_each_document_and_goes_on_where_it_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(place("a.csv"), "Item;Sum\nPaper;1,50\n").unwrap();
+    fs::write(place("b.html"), "<h1>Order 7</h1><p>Thank you").unwrap();
+    fs::write(place("c.docx"), "PK\u{3}\u{4}word/document.xml").unwrap();
+    let files = [place("a.csv"), place("b.html"), place("c.docx")];
+    let out = place("out");
+    let extract = || {
+        let typed = ["extract", &files[0], &files[1], &files[2], "-o", &out, "--json"];
+        let run = halfbyte(&typed);
+        let lines = run.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut lines: Vec<Value> = lines.collect();
+        // The last is the run's own.
+        lines.pop();
+        lines.sort_by_key(|line| line["file"].to_string());
+        (run, lines)
+    };
+    let (run, lines) = extract();
+    assert_eq!(run.code, 3, "{}", run.text());
+    assert!(run.stderr.contains("failed:") && run.stderr.contains("c.docx"), "{}", run.text());
+    assert!(run.stderr.contains("1 of 3 documents"), "{}", run.text());
+    let states: Vec<&Value> = lines.iter().map(|line| &line["status"]).collect();
+    assert_eq!(states, ["done", "done", "failed"]);
+    assert_eq!(lines[0]["words"], 4);
+    let written = |name: &str| fs::read_to_string(Path::new(&out).join(name)).unwrap();
+    assert_eq!(written("a.csv.md"), "| Item | Sum |\n| --- | --- |\n| Paper | 1,50 |\n");
+    assert_eq!(written("b.html.md"), "# Order 7\n\nThank you\n");
+    fs::write(&files[1], "<p>Changed").unwrap();
+    let (run, lines) = extract();
+    let names: Vec<&str> = lines.iter().map(|line| line["file"].as_str().unwrap()).collect();
+    assert_eq!(names, [&files[1], &files[2]], "{}", run.text());
+    assert!(run.stderr.contains("1 of 3 were done already"), "{}", run.text());
+    assert_eq!(written("b.html.md"), "Changed\n");
+}
+
+#[test]
+fn extract_fills_in_fields_and_checks_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let invoice = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/samples/invoice.txt");
+    let rules = directory.path().join("rules.toml");
+    let own = "name = \"own\"\n[[rule]]\nname = \"sum\"\ncheck = \"sum\"\nleft = [\"total\"]\nright = [\"total\"]\n";
+    fs::write(&rules, own).unwrap();
+    let typed = [
+        "extract",
+        invoice.to_str().unwrap(),
+        "--fields",
+        "document_type,direction,party,number,date,currency,total",
+        "--rules",
+        rules.to_str().unwrap(),
+        "--device",
+        "cpu",
+        "--json",
+    ];
+    let report = halfbyte(&typed).json();
+    let fields = &report["fields"];
+    assert_eq!((&fields["number"], &fields["total"]), (&json!("RE-2026/0417"), &json!("1443.35")));
+    // The model's own word for it stands nowhere in the document.
+    assert_eq!(fields["document_type"], Value::Null);
+    assert_eq!(report["ungrounded"][0]["said"], "invoice");
+    let found = report["found"].as_array().unwrap();
+    let total = found.iter().find(|found| found["path"] == "total").unwrap();
+    assert_eq!((&total["page"], &total["text"]), (&json!(1), &json!("1.443,35")));
+    let checks = report["checks"].as_array().unwrap();
+    let own = checks.iter().find(|check| check["rule"] == "own.sum").unwrap();
+    assert_eq!(own["status"], "passed");
+}

@@ -28,12 +28,13 @@ export async function getJson(path, signal) {
   return response.json();
 }
 
-/** The data of each server-sent event that answers `body`. */
+/** The data of each server-sent event that answers `body`: JSON, or a form. */
 export async function* postStream(path, body, signal) {
   const response = await fetch(path, {
     method: "POST",
-    headers: { ...headers(), "content-type": "application/json" },
-    body: JSON.stringify(body),
+    // A browser writes the type of a form itself: it knows where the parts end.
+    headers: body instanceof FormData ? headers() : { ...headers(), "content-type": "application/json" },
+    body: body instanceof FormData ? body : JSON.stringify(body),
     signal,
   });
   if (!response.ok) throw await failure(response);

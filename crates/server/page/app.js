@@ -1,6 +1,7 @@
 // The conversation: what is written, and answers as they come.
 
 import { postStream, setKey } from "./api.js";
+import { acceptDocuments } from "./documents.js";
 import { showFields } from "./fields.js";
 import { watch } from "./gauges.js";
 import { parsePartial } from "./partial_json.js";
@@ -299,4 +300,5 @@ byId("key-form").addEventListener("submit", (event) => {
 
 checkSchema();
 watch(askForKey);
+acceptDocuments(askForKey);
 message.focus();

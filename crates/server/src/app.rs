@@ -160,6 +160,8 @@ struct Inner {
     body_room: Arc<Semaphore>,
     /// Room for texts on their way to tokens, a permit for each KiB.
     text_room: Arc<Semaphore>,
+    /// Documents that are read at once.
+    readers: Arc<Semaphore>,
     grammars: Grammars,
     token_texts: OnceLock<Arc<TokenTexts>>,
     served: OnceLock<Arc<Served>>,
@@ -171,13 +173,16 @@ impl App {
     /// # Errors
     /// If spans are to be sent and the system refuses the thread for it.
     pub fn new(config: Config) -> io::Result<Self> {
-        let room = config.limits.bodies_bytes.max(config.limits.body_bytes).div_ceil(1024);
+        let largest = config.body_max(crate::documents::PATHS[0]);
+        let room = config.limits.bodies_bytes.max(largest).div_ceil(1024);
+        let readers = config.documents.at_once.clamp(1, Semaphore::MAX_PERMITS);
         let collector = config.collector.as_ref();
         let spans = collector.map(|collector| Spans::new(collector, &config.build)).transpose()?;
         let inner = Inner {
             config,
             spans,
             in_flight: InFlight::new(),
+            readers: Arc::new(Semaphore::new(readers)),
             body_room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
             text_room: Arc::new(Semaphore::new(TEXT_ROOM)),
             health: Health::new(),
@@ -255,6 +260,13 @@ impl App {
             result
         });
         ended.await.unwrap_or_else(|error| Err(ApiError::internal(error.to_string())))
+    }
+
+    /// Waits until one more document may be read.
+    pub(crate) async fn document_slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let slot = Arc::clone(&self.inner.readers).acquire_owned().await;
+        // It is never closed.
+        slot.map_err(|_| ApiError::engine_gone())
     }
 
     /// Where spans go, if they go anywhere.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::Stages;
 use crate::auth::Keys;
+use crate::documents::{self, Documents};
 use crate::telemetry::Collector;
 
 /// What a server is told at its start.
@@ -26,8 +27,21 @@ pub struct Config {
     pub stages: Arc<Stages>,
     /// Where spans of requests are sent; nothing is sent without.
     pub collector: Option<Collector>,
+    /// How documents are read.
+    pub documents: Documents,
     /// Bounds.
     pub limits: Limits,
+}
+
+impl Config {
+    /// Bytes of the body of a request to `path`. Documents come in base64, with other fields beside them.
+    pub(crate) fn body_max(&self, path: &str) -> usize {
+        let base = self.limits.body_bytes;
+        if !documents::PATHS.contains(&path) {
+            return base;
+        }
+        self.documents.limits.bytes_max.div_ceil(3).saturating_mul(4).saturating_add(base)
+    }
 }
 
 /// Bounds on what clients may do.

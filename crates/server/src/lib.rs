@@ -25,6 +25,7 @@ pub mod openai;
 mod tokenize;
 mod prompt;
 mod classify;
+mod documents;
 mod page;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ mod tests;
 pub use app::{App, MemoryPlan, Served};
 pub use auth::{KeyError, Keys};
 pub use config::{Config, Limits};
+pub use documents::Documents;
 pub use driver::{Answer, EngineHandle};
 pub use error::ApiError;
 pub use health::{LoadProgress, LoadState, Phase};

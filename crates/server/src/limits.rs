@@ -266,12 +266,13 @@ fn is_our_host(request: &Request, origins: &[String]) -> bool {
 
 /// Reads the body before the handler runs, within bounds of size and time.
 pub(crate) async fn read_body(State(app): State<App>, request: Request, next: Next) -> Response {
+    let max = app.config().body_max(request.uri().path());
     let (parts, mut body) = request.into_parts();
     if body.is_end_stream() {
         return next.run(Request::from_parts(parts, body)).await;
     }
     let limits = app.config().limits;
-    let read = tokio::time::timeout(limits.body_time, collect(&app, &mut body));
+    let read = tokio::time::timeout(limits.body_time, collect(&app, &mut body, max));
     let late = || {
         let message = format!("the body did not come within {} s", limits.body_time.as_secs());
         ApiError::http(StatusCode::REQUEST_TIMEOUT, "body_timeout", message)
@@ -320,8 +321,7 @@ async fn discard(headers: &HeaderMap, mut body: Body) {
 
 /// The whole body, and the room that it takes among all bodies until its request is answered. Room is taken as bytes arrive:
 /// whoever only says that there will be many keeps nobody else out.
-async fn collect(app: &App, body: &mut Body) -> Result<(Bytes, BodyRoom), ApiError> {
-    let limit = app.config().limits.body_bytes;
+async fn collect(app: &App, body: &mut Body, limit: usize) -> Result<(Bytes, BodyRoom), ApiError> {
     let too_large = || {
         let message = format!("the body is larger than {limit} bytes, the most that is taken");
         ApiError::http(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)

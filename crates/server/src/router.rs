@@ -9,7 +9,9 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::limits::{self, BUILD, REQUEST_ID};
-use crate::{App, classify, health, openai, openapi, operations, page, prompt, tokenize};
+use crate::{
+    App, classify, documents, health, openai, openapi, operations, page, prompt, tokenize,
+};
 
 /// All routes, and the document that describes them.
 fn collect(app: &App) -> (Router<App>, OpenApi) {
@@ -18,6 +20,7 @@ fn collect(app: &App) -> (Router<App>, OpenApi) {
         .merge(tokenize::routes())
         .merge(prompt::routes())
         .merge(classify::routes())
+        .merge(documents::routes())
         .merge(operations::routes())
         .merge(health::routes())
         .merge(page::routes())

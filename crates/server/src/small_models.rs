@@ -55,16 +55,23 @@ pub(crate) fn load(checkpoint: &Checkpoint, context: usize) -> Box<dyn ModelRunn
 impl TestServer {
     /// With the demo model.
     pub(crate) fn demo() -> Self {
-        Self::start(&demo(), Stages::load(None).unwrap(), None)
+        Self::demo_with(|_| {})
+    }
+
+    /// The same, with a configuration that is changed.
+    pub(crate) fn demo_with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config { is_loopback: false, ..config() };
+        change(&mut config);
+        Self::start(&demo(), config, None)
     }
 
     /// With a tiny random model.
     pub(crate) fn random(name: &str, stages: Stages) -> Self {
-        Self::start(&random(name), stages, Some(CONTEXT))
+        let config = Config { is_loopback: false, stages: Arc::new(stages), ..config() };
+        Self::start(&random(name), config, Some(CONTEXT))
     }
 
-    fn start(folder: &Path, stages: Stages, context: Option<usize>) -> Self {
-        let config = Config { is_loopback: false, stages: Arc::new(stages), ..config() };
+    fn start(folder: &Path, config: Config, context: Option<usize>) -> Self {
         let app = App::new(config).unwrap();
         let (handle, driver) = EngineHandle::new(Arc::clone(app.metrics()), 1024);
         let checkpoint = Checkpoint::open(folder).unwrap();

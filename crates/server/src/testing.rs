@@ -22,7 +22,9 @@ use tokio::task::JoinHandle;
 
 use crate::driver::Steps;
 use crate::run::{Loading, ServeError, serve};
-use crate::{App, Config, EngineHandle, Keys, Limits, MemoryPlan, Served, Stages};
+use ::extract::checks::Rules;
+
+use crate::{App, Config, Documents, EngineHandle, Keys, Limits, MemoryPlan, Served, Stages};
 
 /// An engine without a model: to each request it gives the same token until `max_tokens`, all at once in a step.
 #[derive(Debug)]
@@ -211,6 +213,7 @@ pub(crate) fn config() -> Config {
         drain: Duration::from_secs(5),
         stages: Arc::new(Stages::load(None).unwrap()),
         collector: None,
+        documents: Documents::new(Rules::built_in().unwrap()),
         limits: Limits::default(),
     }
 }

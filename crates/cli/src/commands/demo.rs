@@ -3,16 +3,18 @@
 pub(super) mod task;
 mod evaluate;
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 use engine::{Engine, EngineError, Request, SamplingParams};
+use extract::Format;
 use serde_json::{Value, json};
 
 use crate::args::{ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
-use crate::commands::prompt::read_file;
+use crate::commands::extract::{document, require_text};
 use crate::generation::{self, Answer};
 use crate::models::{self, TextSide};
 use crate::output::{self, CliError};
@@ -30,7 +32,7 @@ like, and little else. demo/README.md says how often it is right.
 Exit codes: 0 done, 1 the answer is not the JSON object that was asked for, 2 usage, 3 bad input, 4 does not fit or \
 device unusable.")]
 pub(crate) struct DemoArgs {
-    /// Read this text in place of the sample
+    /// Read this document in place of the sample: a text, or whatever `extract` reads
     #[arg(long, value_name = "DOC", conflicts_with = "evaluate")]
     file: Option<PathBuf>,
     /// Whose books the document is for
@@ -62,7 +64,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         None => None,
     };
     let (name, text) = match &args.file {
-        Some(file) => (file.display().to_string(), read_file("file", file)?),
+        Some(file) => (file.display().to_string(), read_document(file)?),
         None => ("the sample".to_owned(), embedded::SAMPLE.to_owned()),
     };
     if text.trim().is_empty() {
@@ -96,6 +98,23 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         "device": reader.device,
         "build": build::name(),
     }))?)
+}
+
+/// The text of a document. One that is text comes as it is, with its columns.
+fn read_document(file: &Path) -> Result<String> {
+    let cannot =
+        |error| CliError::bad_input("file", format!("cannot read {}: {error}", file.display()));
+    if fs::metadata(file).map_err(cannot)?.len() == 0 {
+        return Ok(String::new());
+    }
+    let document = document(file)?;
+    if matches!(document.format, Format::Text | Format::Markdown)
+        && let Ok(text) = fs::read_to_string(file)
+    {
+        return Ok(text);
+    }
+    require_text(file, &document)?;
+    Ok(document.text())
 }
 
 /// A model that reads documents.

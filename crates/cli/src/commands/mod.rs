@@ -3,6 +3,7 @@
 pub(crate) mod demo;
 pub(crate) mod prompt;
 pub(crate) mod chat;
+pub(crate) mod extract;
 pub(crate) mod serve;
 pub(crate) mod quantize;
 pub(crate) mod score;
@@ -23,6 +24,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Prompt(args) => prompt::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Extract(args) => extract::run(&args),
         Command::Serve(args) => serve::run(args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Score(args) => score::run(&args),

@@ -10,11 +10,12 @@ use clap::{Args, ValueEnum};
 use engine::{Engine, EngineConfig, EngineError};
 use serde_json::json;
 use server::{
-    BindError, Collector, Config, Host, KeyError, Keys, Limits, Loading, LogFormat, ServeError,
-    Served, Server, Stages,
+    BindError, Collector, Config, Documents, Host, KeyError, Keys, Limits, Loading, LogFormat,
+    ServeError, Served, Server, Stages,
 };
 
 use crate::args::{ByteSize, ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
+use crate::commands::extract::rules;
 use crate::commands::prompt::read_file;
 use crate::memory::gb;
 use crate::models::{self, TextSide};
@@ -69,6 +70,15 @@ pub(crate) struct ServeArgs {
     /// Folder of more stages for /prompt, each a folder with stage.toml, prompt.jinja and schema.json
     #[arg(long, value_name = "DIR")]
     stages: Option<PathBuf>,
+    /// Largest document of /extract and /process
+    #[arg(long, value_name = "BYTES", default_value = "25MB")]
+    max_document: ByteSize,
+    /// Most pages of a document
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_document_pages: u32,
+    /// File of more rules by which /extract checks fields, in TOML; may be repeated
+    #[arg(long, value_name = "FILE")]
+    rules: Vec<PathBuf>,
     /// Form of the log
     #[arg(long, value_enum, default_value_t = LogChoice::Text)]
     log_format: LogChoice,
@@ -160,6 +170,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<()> {
         drain: Duration::from_secs(args.access.drain_seconds.into()),
         stages: Arc::new(stages),
         collector: args.otlp_endpoint.clone(),
+        documents: args.documents()?,
         limits: Limits {
             body_bytes: usize::try_from(args.access.max_body.0).unwrap_or(usize::MAX),
             connections: args.access.max_connections as usize,
@@ -202,6 +213,16 @@ impl AccessArgs {
 }
 
 impl ServeArgs {
+    fn documents(&self) -> Result<Documents> {
+        let defaults = Documents::new(rules(&self.rules)?);
+        let limits = extract::Limits {
+            bytes_max: usize::try_from(self.max_document.0).unwrap_or(usize::MAX),
+            pages_max: self.max_document_pages as usize,
+            ..defaults.limits
+        };
+        Ok(Documents { limits, ..defaults })
+    }
+
     /// The name in answers.
     fn name(&self) -> &str {
         self.served_model_name.first().unwrap_or(&self.model)

@@ -25,10 +25,11 @@ macro_rules! file {
 }
 
 /// What `index.html` asks for, below `/page/`.
-const FILES: [(&str, &str, &str); 8] = [
+const FILES: [(&str, &str, &str); 9] = [
     file!("style.css", CSS),
     file!("app.js", JS),
     file!("api.js", JS),
+    file!("documents.js", JS),
     file!("fields.js", JS),
     file!("gauges.js", JS),
     file!("partial_json.js", JS),
@@ -36,8 +37,8 @@ const FILES: [(&str, &str, &str); 8] = [
     ("example.txt", TEXT, include_str!("../../../../demo/samples/invoice.txt")),
 ];
 
-/// Scripts and styles of ours alone, no frames, no forms to elsewhere.
-const POLICY: &str = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Scripts and styles of ours alone, pictures of ours or made by them, no frames, no forms to elsewhere.
+const POLICY: &str = "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     let page = OpenApiRouter::new()

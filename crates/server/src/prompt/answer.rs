@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use axum::http::header;
+use axum::http::{HeaderName, header};
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
 use axum::response::{IntoResponse, Response};
 use engine::{Completion, Event};
@@ -128,13 +128,13 @@ impl Frame {
             let event = state.next().await?;
             Some((event, state))
         });
-        let headers = [(header::CACHE_CONTROL, "no-cache"), (NO_BUFFERING, "no")];
-        (headers, Stream::new(events).keep_alive(KeepAlive::default())).into_response()
+        (STREAM_HEADERS, Stream::new(events).keep_alive(KeepAlive::default())).into_response()
     }
 }
 
-/// Asks nginx, and others that follow it, not to collect a stream.
-const NO_BUFFERING: header::HeaderName = header::HeaderName::from_static("x-accel-buffering");
+/// Asks caches to keep nothing of a stream, and nginx, and others that follow it, not to collect it.
+pub(crate) const STREAM_HEADERS: [(HeaderName, &str); 2] =
+    [(header::CACHE_CONTROL, "no-cache"), (HeaderName::from_static("x-accel-buffering"), "no")];
 
 /// An answer on its way.
 struct Streaming {

@@ -27,9 +27,11 @@ use utoipa_axum::routes;
 pub use stage::{StageError, Stages};
 
 use crate::extract::JsonBody;
-use crate::{ApiError, App};
-use answer::{Frame, PromptFailure, PromptResponse};
-use request::PromptRequest;
+use crate::{Answer, ApiError, App};
+pub(crate) use answer::{Frame, PromptResponse, STREAM_HEADERS};
+pub(crate) use request::{PromptRequest, encode_chat};
+
+use answer::PromptFailure;
 use stage::Stage;
 
 /// Longest error that is understood, in bytes.
@@ -65,9 +67,24 @@ async fn prompt(
     State(app): State<App>,
     JsonBody(body): JsonBody<PromptRequest>,
 ) -> Result<Response, ApiError> {
-    let start = Instant::now();
-    let served = Arc::clone(app.served()?);
     let stream = body.stream.unwrap_or(false);
+    let (frame, answer) = begin(&app, body, Instant::now()).await?;
+    if stream {
+        return Ok(frame.streamed(answer));
+    }
+    Ok(Json(frame.whole(answer).await?).into_response())
+}
+
+/// Hands a prompt to the engine.
+///
+/// # Errors
+/// For what makes no sense, and while nothing is taken.
+pub(crate) async fn begin(
+    app: &App,
+    body: PromptRequest,
+    start: Instant,
+) -> Result<(Frame, Answer), ApiError> {
+    let served = Arc::clone(app.served()?);
     let (model, stages) = (Arc::clone(&served), Arc::clone(app.stages()));
     // Tokens of a long document take milliseconds, in which others want to be heard.
     let mut prepared = app.blocking(move || body.prepare(&model, &stages)).await?;
@@ -84,10 +101,7 @@ async fn prompt(
         start,
     };
     let answer = served.engine.submit(prepared.request).await?;
-    if stream {
-        return Ok(frame.streamed(answer));
-    }
-    Ok(Json(frame.whole(answer).await?).into_response())
+    Ok((frame, answer))
 }
 
 /// Errors of `/prompt` say `success: false`, whoever found them: the handler, or what stands around it.
