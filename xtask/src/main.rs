@@ -33,6 +33,8 @@ cargo xtask <COMMAND>
                        through OpenAI's Python client, nginx, Prometheus' parser, an OpenTelemetry collector, and all test
                        schemas with jsonschema (the first time: about 1 GB of Python packages, into target/peers and
                        target/peers-server); with names: those of a server alone, which take little
+  documents            documents with known content through `extract`, beside pdftotext, PyMuPDF and Tesseract where they
+                       are (the first time: about 150 MB of Python packages, into target/peers-documents)
   page                 the web page of `halfbyte serve demo` in headless Chromium, if there is one (HALFBYTE_CHROMIUM)
   soak [--cases N] [--kills N] [--clients N] [--signals N] [--seed HEX] [--runs N] [--target NAME]
                        property tests with N cases each (100000), `quantize` killed N times (100), a server that meets
@@ -66,6 +68,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["peers"] => peers::peers(&root),
         ["peers", "server"] => peers::server(&root, &[]),
         ["peers", names @ ..] => peers::server(&root, names),
+        ["documents"] => peers::documents(&root),
         ["page"] => peers::page(&root),
         ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),
         ["plot", input, output] => plot::plot(Path::new(input), Path::new(output)),

@@ -32,6 +32,13 @@ const SERVER: Environment = Environment {
     requirements: "fixtures/server-requirements.txt",
 };
 
+/// Producers of documents, and what reads them beside us.
+const DOCUMENTS: Environment = Environment {
+    variable: "HALFBYTE_DOCUMENTS_VENV",
+    folder: "peers-documents",
+    requirements: "fixtures/documents/requirements.txt",
+};
+
 /// What a running server is asked by, by the names that `cargo xtask peers` takes.
 const CHECKS: [(&str, &str); 5] = [
     ("openai", "fixtures/check_openai.py"),
@@ -93,6 +100,24 @@ pub(crate) fn page(root: &Path) -> Result<()> {
     run(Command::new("python3").arg("fixtures/check_page.py").arg(build(root)?))
 }
 
+/// Documents made with known content, read by `extract` and by other programs; then pages per second.
+pub(crate) fn documents(root: &Path) -> Result<()> {
+    let python = DOCUMENTS.make(root)?;
+    let folder = root.join("target/documents");
+    let script = |name: &str| {
+        let mut command = Command::new(&python);
+        command.arg(format!("fixtures/documents/{name}"));
+        command
+    };
+    run(script("make.py").arg(&folder))?;
+    run(cargo()
+        .args(["build", "--release", "--locked", "--package", "halfbyte-extract"])
+        .args(["--example", "read"]))?;
+    let read = target(root).join("release/examples/read");
+    run(script("evaluate.py").arg(&read).arg(&folder))?;
+    run(script("evaluate.py").arg(&read).arg(&folder).arg("--speed"))
+}
+
 impl Environment {
     fn folder(&self, root: &Path) -> PathBuf {
         let folder = || root.join("target").join(self.folder);
@@ -123,6 +148,10 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
         return Ok(binary.into());
     }
     run(cargo().args(["build", "--release", "--locked", "--package", "halfbyte"]))?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release/halfbyte"))
+    Ok(target(root).join("release/halfbyte"))
+}
+
+/// Where cargo puts what it builds.
+fn target(root: &Path) -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }

@@ -129,7 +129,7 @@ pub enum Block {
         /// Its number, for a list that has them (`3` of `3.`).
         #[serde(skip_serializing_if = "Option::is_none", default)]
         number: Option<u32>,
-        /// What it says, without bullet or number if those are no words of the page; with it otherwise.
+        /// What it says, without its bullet or number; where those are drawn they are the first of its words.
         #[serde(flatten)]
         passage: Passage,
     },

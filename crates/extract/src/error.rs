@@ -31,6 +31,17 @@ pub enum ErrorKind {
         /// What was found.
         message: String,
     },
+    /// A page was asked for that there is not.
+    #[error("there is no page {page}; it has {pages}")]
+    NoPage {
+        /// Which, from 1.
+        page: usize,
+        /// How many there are.
+        pages: usize,
+    },
+    /// A page was to be shown of a format that has none.
+    #[error("{0} has no pages that look like something")]
+    NoPicture(Format),
     /// It opens with a password only.
     #[error("encrypted: it opens with a password only; save it without one and try again")]
     Encrypted,

@@ -2,11 +2,18 @@
 //! each where it stands on the page, and blocks over them (headings, paragraphs, list items, tables). Markdown, text, CSV
 //! and JSON are made from that alone.
 //!
-//! [`read()`] reads in this process. Nothing is fetched, and no model is asked.
+//! [`read()`] reads in this process, [`Workers`] in processes of their own, which is the way for files of others. [`picture()`]
+//! shows a page. Nothing is fetched, and no model is asked.
 
 mod document;
 mod render;
 mod read;
+mod pdf;
+mod layout;
+mod images;
+mod ocr;
+mod picture;
+mod isolation;
 mod format;
 mod office;
 mod limits;
@@ -20,5 +27,7 @@ pub use document::{
 };
 pub use error::{ErrorKind, ExtractError};
 pub use format::Format;
+pub use isolation::{WorkerCommand, Workers, serve_worker};
 pub use limits::Limits;
+pub use picture::{Picture, picture};
 pub use read::{Input, Progress, read};

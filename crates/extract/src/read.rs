@@ -1,7 +1,9 @@
 //! From bytes to a document, in this process.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::ErrorKind;
-use crate::{Document, ExtractError, Format, Limits, office};
+use crate::{Document, ExtractError, Format, Limits, images, office, pdf};
 
 /// A file to read.
 #[derive(Debug, Clone, Copy)]
@@ -15,7 +17,7 @@ pub struct Input<'a> {
 }
 
 /// How far reading has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Pages that are done.
     pub pages_done: usize,
@@ -49,5 +51,9 @@ fn read_kind(
     if let Some(read) = office::read(format, &input, limits, progress) {
         return read;
     }
-    Err(ErrorKind::Unknown(format!("{format} has no reader in this build")))
+    match format {
+        Format::Pdf => pdf::read(input, limits, progress),
+        image if image.is_image() => images::read(input, image, limits, progress),
+        _ => Err(ErrorKind::Unknown(format!("{format} has no reader in this build"))),
+    }
 }

@@ -53,9 +53,12 @@ impl Page {
                 out.push('\n');
             }
             match block {
-                Block::Heading { passage, .. }
-                | Block::Paragraph { passage }
-                | Block::ListItem { passage, .. } => {
+                Block::ListItem { number, passage, .. } => {
+                    out += &number.map_or("- ".into(), |number| format!("{number}. "));
+                    out += &passage.text;
+                    out.push('\n');
+                }
+                Block::Heading { passage, .. } | Block::Paragraph { passage } => {
                     out += &passage.text;
                     out.push('\n');
                 }
@@ -223,7 +226,7 @@ mod tests {
         let document = document();
         assert_eq!(
             document.text(),
-            "Invoice 7\n\n1. not a list\n# nor a heading\n\nfirst\n\nsecond\nline\n\nItem\tSum\na|b, \"c\"\t1\nd\n\u{c}"
+            "Invoice 7\n\n1. not a list\n# nor a heading\n\n- first\n\n- second\nline\n\nItem\tSum\na|b, \"c\"\t1\nd\n\u{c}"
         );
         let (page, table) = document.tables().next().unwrap();
         assert_eq!(page, 1);

@@ -6,14 +6,21 @@ use super::repository::Repository;
 
 /// Crates that stand in two versions because those that use them have not moved together. Small ones only: two versions of
 /// a large one are two incompatible sets of types and twice the build.
-const TWICE: [(&str, &str); 11] = [
+const TWICE: [(&str, &str); 18] = [
     ("base64", "0.13: tokenizers; 0.22: metrics-exporter-prometheus; 0.23: reqwest and hyper-util"),
+    ("fearless_simd", "0.7: vello_common of hayro; 1.2: hayro itself"),
     ("getrandom", "0.2: ring; 0.3: ahash and rand 0.9 of tokenizers; 0.4: tempfile, rand 0.10"),
     ("hashbrown", "0.16: safetensors; 0.17: indexmap"),
     ("itertools", "0.13: pep508_rs; 0.14: tokenizers"),
+    ("miniz_oxide", "0.8: png of image; 0.9: ours"),
     ("rand", "0.9: tokenizers; 0.10: proptest"),
     ("rand_core", "follows rand"),
     ("r-efi", "follows getrandom, on UEFI alone"),
+    ("phf", "0.13: hayro-font; 0.14: web_atoms of html5ever"),
+    ("phf_generator", "follows phf"),
+    ("phf_shared", "follows phf"),
+    ("read-fonts", "follows skrifa"),
+    ("skrifa", "0.44: glifo of vello_cpu; 0.49: hayro-font"),
     ("syn", "2: derives of tokenizers and nvml-wrapper; 3: serde and thiserror"),
     ("thiserror", "1: pep508_rs and nvml-wrapper; 2: all others"),
     ("thiserror-impl", "follows thiserror"),
