@@ -43,6 +43,9 @@ fn refusal(error: &::extract::ExtractError) -> ApiError {
     let (status, code) = match &error.kind {
         ErrorKind::Unknown(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_document"),
         ErrorKind::Damaged { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "damaged_document"),
+        ErrorKind::NoPage { .. } | ErrorKind::NoPicture(_) => {
+            (StatusCode::NOT_FOUND, "no_such_page")
+        }
         ErrorKind::Encrypted => (StatusCode::UNPROCESSABLE_ENTITY, "encrypted_document"),
         ErrorKind::OverLimit { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "document_too_large"),
         ErrorKind::TimedOut { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "document_timeout"),
