@@ -12,7 +12,7 @@ use quant::{QuantConfig, QuantType};
 use crate::build;
 use crate::commands::{
     audit, bench, chat, completions, demo, doctor, extract, plan, prompt, quantize, score,
-    selftest, serve,
+    selftest, serve, worker,
 };
 use crate::output::{self, CliError};
 
@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Extract(Box<extract::ExtractArgs>),
     /// Serve a model over HTTP: the OpenAI API and more
     Serve(Box<serve::ServeArgs>),
+    /// Answer the jobs of a serverless platform
+    Worker(Box<worker::WorkerArgs>),
     /// Write a 4-bit checkpoint from a 16-bit one
     Quantize(quantize::QuantizeArgs),
     /// Say how probable a model finds a text, token by token
@@ -77,6 +79,7 @@ impl Command {
             Command::Prompt(args) => args.json,
             Command::Extract(args) => args.json,
             Command::Serve(args) => args.json,
+            Command::Worker(args) => args.serve.json,
             Command::Quantize(args) => args.json,
             Command::Score(args) => args.json,
             Command::Bench(args) => args.json,

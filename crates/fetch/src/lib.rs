@@ -4,11 +4,13 @@
 //! lies about lengths or breaks off gives an error, never other bytes than those that were asked for.
 
 mod client;
+mod public;
 mod error;
 mod range;
 mod tls;
 
 pub use client::{Client, Limits, Part, Token};
 pub use error::FetchError;
+pub use public::{NotPublic, is_public, public_builder, public_url};
 pub use range::ContentRange;
 pub use tls::builder;

@@ -30,7 +30,13 @@ fn collect(app: &App) -> (Router<App>, OpenApi) {
 
 /// The server's routes and layers.
 pub fn router(app: App) -> Router {
+    router_with(app, Router::new())
+}
+
+/// The same with `more` routes, which the document does not describe.
+pub(crate) fn router_with(app: App, more: Router<App>) -> Router {
     let (router, _) = collect(&app);
+    let router = router.merge(more);
     // The last layer is the outermost.
     router
         .fallback(limits::not_found)

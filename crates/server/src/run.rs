@@ -11,9 +11,13 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::companion::Beside;
 use crate::driver::{Death, Driver, Steps, panic_message};
-use crate::{ApiError, App, Config, EngineHandle, LoadProgress, Served, connection, operations};
-use crate::{router, shutdown};
+use crate::router::router_with;
+use crate::{
+    ApiError, App, Companion, Config, EngineHandle, LoadProgress, Served, connection, operations,
+    shutdown,
+};
 
 /// How long answers may take to tell their clients that the engine is dead, or that they were broken off.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -106,7 +110,7 @@ impl Server {
         format!("http://{}", address.unwrap_or_default())
     }
 
-    /// Serves until SIGTERM or SIGINT. `/health` and `/ready` answer at once; `load` runs on the thread that then runs the
+    /// Serves until SIGTERM or SIGINT, or until the companion ends. `/health` and `/ready` answer at once; `load` runs on the thread that then runs the
     /// engine.
     ///
     /// # Errors
@@ -114,9 +118,10 @@ impl Server {
     pub fn run<E: Send + 'static>(
         self,
         load: impl FnOnce(&Loading) -> Result<(Served, Engine), E> + Send + 'static,
+        companion: Option<Companion>,
     ) -> Result<(), ServeError<E>> {
         let Server { runtime, listener, signals, app } = self;
-        let result = runtime.block_on(serve(app.clone(), listener, load, signals));
+        let result = runtime.block_on(serve(app.clone(), listener, load, companion, signals));
         if let Some(spans) = app.spans() {
             spans.end();
         }
@@ -208,13 +213,15 @@ pub(crate) async fn serve<S: Steps, E: Send + 'static>(
     app: App,
     listener: TcpListener,
     load: impl FnOnce(&Loading) -> Result<(Served, S), E> + Send + 'static,
+    companion: Option<Companion>,
     mut signals: mpsc::Receiver<&'static str>,
 ) -> Result<(), ServeError<E>> {
     let (stop, stopped) = watch::channel(false);
-    let accepting =
-        tokio::spawn(connection::accept(listener, router(app.clone()), app.clone(), stopped));
+    let (routes, beside) = Beside::new(&app, companion);
+    let router = router_with(app.clone(), routes);
+    let accepting = tokio::spawn(connection::accept(listener, router, app.clone(), stopped));
     let (handle, driver) = EngineHandle::new(app.metrics().clone(), app.config().limits.arrivals);
-    let life = Life { app: app.clone(), handle: handle.clone() };
+    let mut life = Life { app: app.clone(), handle: handle.clone(), beside };
     let loading = Loading { progress: LoadProgress { app: app.clone() }, engine: handle };
     let (thread_ended, mut ended) = oneshot::channel();
     let (loaded, is_loaded) = oneshot::channel();
@@ -265,17 +272,18 @@ fn engine_thread<S: Steps, E>(
 struct Life {
     app: App,
     handle: EngineHandle,
+    beside: Beside,
 }
 
 impl Life {
     async fn until_told<E>(
-        &self,
+        &mut self,
         ended: &mut oneshot::Receiver<Ended<E>>,
         is_loaded: oneshot::Receiver<()>,
         signals: &mut mpsc::Receiver<&'static str>,
     ) -> Result<(), ServeError<E>> {
         let mut upkeep = tokio::time::interval(UPKEEP);
-        let warmed_up = self.warm_up(is_loaded);
+        let warmed_up = warm_up(self.app.clone(), is_loaded);
         tokio::pin!(warmed_up);
         let mut is_warm = false;
         loop {
@@ -283,34 +291,25 @@ impl Life {
                 end = &mut *ended => return self.dead(end).await,
                 Some(signal) = signals.recv() => return self.drain(signal, ended, signals).await,
                 warm = &mut warmed_up, if !is_warm => match warm {
-                    Ok(()) => is_warm = true,
+                    Ok(()) => {
+                        is_warm = true;
+                        self.beside.start(&self.app);
+                    }
                     // Where the engine died of it, its own words say more.
                     Err(error) => match tokio::time::timeout(FAREWELL, &mut *ended).await {
                         Ok(end) => return self.dead(end).await,
                         Err(_) => return Err(ServeError::WarmUp(error)),
                     },
                 },
+                () = self.beside.ended() => return self.drain("its worker", ended, signals).await,
                 _ = upkeep.tick() => self.app.metrics().upkeep(),
             }
         }
     }
 
-    /// Waits until the model is loaded and has answered once.
-    async fn warm_up(&self, is_loaded: oneshot::Receiver<()>) -> Result<(), ApiError> {
-        if is_loaded.await.is_err() {
-            // The load failed; the thread's end says why.
-            return std::future::pending().await;
-        }
-        let Some(served) = self.app.loaded() else { return Err(ApiError::engine_gone()) };
-        operations::warm_up(&self.app, served).await?;
-        self.app.health().ready();
-        tracing::info!(model = served.name, device = served.device, "ready");
-        Ok(())
-    }
-
     /// The engine's thread has ended by itself.
     async fn dead<E>(
-        &self,
+        &mut self,
         end: Result<Ended<E>, oneshot::error::RecvError>,
     ) -> Result<(), ServeError<E>> {
         let error = match end {
@@ -321,19 +320,26 @@ impl Life {
         };
         tracing::error!(error = %error, "the engine is dead");
         let _ = tokio::time::timeout(FAREWELL, self.app.in_flight().none()).await;
+        self.beside.dead(error.to_string()).await;
         Err(error)
     }
 
     /// Takes nothing more, and gives what has begun its time to end.
     async fn drain<E>(
-        &self,
+        &mut self,
         signal: &'static str,
         ended: &mut oneshot::Receiver<Ended<E>>,
         signals: &mut mpsc::Receiver<&'static str>,
     ) -> Result<(), ServeError<E>> {
         let time = self.app.config().drain;
-        let in_flight = self.app.in_flight();
+        let app = self.app.clone();
+        let in_flight = app.in_flight();
         tracing::info!(signal, open = in_flight.count(), seconds = time.as_secs_f64(), "draining");
+        // First: what it has begun is still to be answered.
+        tokio::select! {
+            () = self.beside.drain(time) => {}
+            Some(signal) = signals.recv() => return Err(ServeError::Killed { signal }),
+        }
         self.app.health().draining();
         self.handle.close(self.app.health().refusal().unwrap_or_else(ApiError::engine_gone));
         tokio::select! {
@@ -354,4 +360,17 @@ impl Life {
         tracing::info!("ended");
         Ok(())
     }
+}
+
+/// Waits until the model is loaded and has answered once.
+async fn warm_up(app: App, is_loaded: oneshot::Receiver<()>) -> Result<(), ApiError> {
+    if is_loaded.await.is_err() {
+        // The load failed; the thread's end says why.
+        return std::future::pending().await;
+    }
+    let Some(served) = app.loaded() else { return Err(ApiError::engine_gone()) };
+    operations::warm_up(&app, served).await?;
+    app.health().ready();
+    tracing::info!(model = served.name, device = served.device, "ready");
+    Ok(())
 }

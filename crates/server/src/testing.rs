@@ -242,7 +242,7 @@ impl TestServer {
         let address = listener.local_addr().unwrap();
         let app = App::new(config).unwrap();
         let (signals, receiver) = mpsc::channel(2);
-        let ended = tokio::spawn(serve(app.clone(), listener, load, receiver));
+        let ended = tokio::spawn(serve(app.clone(), listener, load, None, receiver));
         (TestServer { app, address, signals, ended }, release)
     }
 

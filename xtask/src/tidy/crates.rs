@@ -15,12 +15,13 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("extract", &[]),
     ("fetch", &[]),
     ("engine", &["model", "grammar", "backend"]),
+    ("worker", &["fetch", "server"]),
     ("server", &["extract", "engine", "model", "grammar", "backend"]),
     (
         "cli",
         &[
-            "audit", "extract", "fetch", "server", "engine", "grammar", "model", "cuda", "backend",
-            "quant",
+            "audit", "extract", "fetch", "worker", "server", "engine", "grammar", "model", "cuda",
+            "backend", "quant",
         ],
     ),
 ];
@@ -77,8 +78,9 @@ const RESERVED: [(&[&str], &[&str], &str); 2] = [
             "crates/cli/src/commands/bench/http",
             "crates/fetch/src/",
             "crates/cli/src/hub.rs",
+            "crates/worker/src/",
         ],
-        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`",
+        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform",
     ),
 ];
 
@@ -230,7 +232,7 @@ mod tests {
         assert_eq!(
             server("crates/server/src/run.rs", calls),
             [
-                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`"
+                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform"
             ]
         );
     }

@@ -5,6 +5,7 @@ pub(crate) mod prompt;
 pub(crate) mod chat;
 pub(crate) mod extract;
 pub(crate) mod serve;
+pub(crate) mod worker;
 pub(crate) mod quantize;
 pub(crate) mod score;
 pub(crate) mod bench;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Chat(args) => chat::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Serve(args) => serve::run(args),
+        Command::Worker(args) => worker::run(*args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),

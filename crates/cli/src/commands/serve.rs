@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use engine::{Engine, EngineConfig, EngineError};
 use serde_json::json;
 use server::{
-    BindError, Collector, Config, Documents, Host, KeyError, Keys, Limits, Loading, LogFormat,
-    ServeError, Served, Server, Stages,
+    BindError, Collector, Companion, Config, Documents, Host, KeyError, Keys, Limits, Loading,
+    LogFormat, ServeError, Served, Server, Stages,
 };
 
 use crate::args::{ByteSize, ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
@@ -151,6 +151,11 @@ fn origin(text: &str) -> Result<String, String> {
 
 /// Serves until a signal comes.
 pub(crate) fn run(args: Box<ServeArgs>) -> Result<()> {
+    serve(args, None)
+}
+
+/// The same, with a companion.
+pub(super) fn serve(args: Box<ServeArgs>, companion: Option<Companion>) -> Result<()> {
     let keys = args.access.keys()?;
     let stages = Stages::load(args.stages.as_deref());
     let stages = stages.map_err(|e| CliError::bad_input("stages", e.to_string()))?;
@@ -190,7 +195,7 @@ pub(crate) fn run(args: Box<ServeArgs>) -> Result<()> {
             "pid": std::process::id(),
         }))?;
     }
-    server.run(move |loading| load(&args, loading, &url)).map_err(ended)
+    server.run(move |loading| load(&args, loading, &url), companion).map_err(ended)
 }
 
 impl AccessArgs {
