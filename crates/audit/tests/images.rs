@@ -177,14 +177,14 @@ fn check(layers: &[Layer], expected: &[(&str, &str)]) {
 #[test]
 fn layers_replace_and_remove_what_lies_below() {
     let package = |name: &str, version: &str| -> Layer {
-        let code = vec![(format!("{name}/__init__.py"), b"".to_vec())];
+        let code = [(format!("{name}/__init__.py"), b"".to_vec())];
         let code: Vec<(&str, Vec<u8>)> =
             code.iter().map(|(n, b)| (n.as_str(), b.clone())).collect();
         layer(&[distribution(name, version, "", &code)])
     };
     let removed = |path: &str| file(&format!("{SITE}/{path}"), Vec::new());
     let below = [package("aa", "1.0"), package("bb", "1.0")].concat();
-    check(&[below.clone()], &[("aa", "1.0"), ("bb", "1.0")]);
+    check(std::slice::from_ref(&below), &[("aa", "1.0"), ("bb", "1.0")]);
     let update = [package("aa", "2.0"), vec![removed(".wh.aa-1.0.dist-info")]].concat();
     check(&[below.clone(), update.clone()], &[("aa", "2.0"), ("bb", "1.0")]);
     // A whiteout stands for what is below its own layer, wherever in the layer it stands.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use serde_json::{Value, json};
+use serde_json::json;
 use server::Told;
 use tokio::sync::watch;
 use tokio::task::JoinSet;

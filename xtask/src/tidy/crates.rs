@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::repository::{Repository, code, lines};
 
 /// A crate's folder, and the crates of ours that it may use, tests aside.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("quant", &[]),
     ("backend", &["quant"]),
     ("cuda", &["backend", "quant"]),

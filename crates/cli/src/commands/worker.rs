@@ -122,7 +122,9 @@ fn test(serve: ServeArgs, input: &str) -> Result<()> {
 fn say_unfit(place: Place, reason: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let said = match runtime {
-        Ok(runtime) => runtime.block_on(worker::unfit(place, "model", reason)).map_err(|e| e.to_string()),
+        Ok(runtime) => {
+            runtime.block_on(worker::unfit(place, "model", reason)).map_err(|e| e.to_string())
+        }
         Err(error) => Err(error.to_string()),
     };
     if let Err(error) = said {

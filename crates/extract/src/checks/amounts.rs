@@ -43,13 +43,13 @@ pub(super) fn sum(
     let add = |amounts: &[(bool, At)], mark| {
         amounts.iter().try_fold(Decimal::ZERO, |sum, (is_negative, at)| {
             let value = at.amount.value(mark)?;
-            if *is_negative { sum.sub(value) } else { sum.add(value) }
+            if *is_negative { sum.checked_sub(value) } else { sum.checked_add(value) }
         })
     };
     let amounts = || left.iter().chain(&right).map(|(_, at)| &at.amount);
     decide(paths, marks(mark, amounts()), |mark| {
         let (left, right) = (add(&left, mark)?, add(&right, mark)?);
-        Some((left.sub(right)?.abs() <= tolerance, left, right))
+        Some((left.checked_sub(right)?.abs() <= tolerance, left, right))
     })
 }
 
@@ -92,10 +92,10 @@ pub(super) fn product(
         outcomes.push(decide(paths, marks.clone(), |mark| {
             let one = Decimal::new(1, 0)?;
             let expected = factors.iter().try_fold(one, |product, (is_percent, at)| {
-                product.mul(factor_of(&at.amount, *is_percent, mark)?)
+                product.checked_mul(factor_of(&at.amount, *is_percent, mark)?)
             })?;
             let actual = result.amount.value(mark)?;
-            Some((expected.sub(actual)?.abs() <= tolerance, expected, actual))
+            Some((expected.checked_sub(actual)?.abs() <= tolerance, expected, actual))
         }));
     }
     if outcomes.is_empty() {

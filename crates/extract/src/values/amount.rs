@@ -67,7 +67,7 @@ impl Amount {
                 break;
             }
         }
-        let sign = |value: Decimal| if is_negative { value.neg() } else { value };
+        let sign = |value: Decimal| if is_negative { value.negated() } else { value };
         let dot = read(rest, '.', &[',', '\'', '’']).map(sign);
         let comma = read(rest, ',', &['.', '\'', '’']).map(sign);
         (dot.is_some() || comma.is_some()).then_some(Amount { dot, comma, currency, is_percent })

@@ -29,18 +29,18 @@ impl Decimal {
     }
 
     /// The sum, if it can be held exactly.
-    pub fn add(self, other: Self) -> Option<Self> {
+    pub fn checked_add(self, other: Self) -> Option<Self> {
         let (a, b, scale) = self.aligned(other)?;
         Decimal::new(a.checked_add(b)?, scale)
     }
 
     /// The difference, if it can be held exactly.
-    pub fn sub(self, other: Self) -> Option<Self> {
-        self.add(other.neg())
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.checked_add(other.negated())
     }
 
     /// The product, if it can be held exactly.
-    pub fn mul(self, other: Self) -> Option<Self> {
+    pub fn checked_mul(self, other: Self) -> Option<Self> {
         Decimal::new(self.mantissa.checked_mul(other.mantissa)?, self.scale + other.scale)
     }
 
@@ -51,7 +51,7 @@ impl Decimal {
 
     /// The same with the other sign.
     #[must_use]
-    pub fn neg(self) -> Self {
+    pub fn negated(self) -> Self {
         Decimal { mantissa: -self.mantissa, ..self }
     }
 
@@ -150,11 +150,11 @@ mod tests {
 
     #[test]
     fn tenths_add_up_as_they_do_on_paper() {
-        let sum = (0..10).try_fold(Decimal::ZERO, |sum, _| sum.add(decimal("0.1")));
+        let sum = (0..10).try_fold(Decimal::ZERO, |sum, _| sum.checked_add(decimal("0.1")));
         assert_eq!(sum, Some(decimal("1")));
         assert_eq!(decimal("1.10").to_string(), "1.1");
         assert_eq!(decimal("-0.05").to_string(), "-0.05");
-        assert_eq!(decimal("1234.50").mul(decimal("0.19")).unwrap().to_string(), "234.555");
+        assert_eq!(decimal("1234.50").checked_mul(decimal("0.19")).unwrap().to_string(), "234.555");
         assert!(decimal("-0.001") < Decimal::ZERO && decimal("2") > decimal("1.999"));
     }
 
@@ -166,17 +166,17 @@ mod tests {
         assert!(format!("0.{}1", "0".repeat(18)).parse::<Decimal>().is_err());
         assert!("9".repeat(60).parse::<Decimal>().is_err());
         let large: Decimal = "9".repeat(38).parse().unwrap();
-        assert_eq!(large.mul(large), None);
-        assert_eq!(large.add(decimal("0.5")), None);
-        assert!(large > decimal("0.5") && large.neg() < decimal("-0.5"));
+        assert_eq!(large.checked_mul(large), None);
+        assert_eq!(large.checked_add(decimal("0.5")), None);
+        assert!(large > decimal("0.5") && large.negated() < decimal("-0.5"));
     }
 
     proptest! {
         #[test]
         fn cents_behave_as_integers(a in -1_000_000_i64..1_000_000, b in -1_000_000_i64..1_000_000) {
             let cents = |n: i64| Decimal::new(n.into(), 2).unwrap();
-            prop_assert_eq!(cents(a).add(cents(b)), Some(cents(a + b)));
-            prop_assert_eq!(cents(a).sub(cents(b)), Some(cents(a - b)));
+            prop_assert_eq!(cents(a).checked_add(cents(b)), Some(cents(a + b)));
+            prop_assert_eq!(cents(a).checked_sub(cents(b)), Some(cents(a - b)));
             prop_assert_eq!(cents(a).cmp(&cents(b)), a.cmp(&b));
             prop_assert_eq!(cents(a).to_string().parse::<Decimal>().unwrap(), cents(a));
         }

@@ -74,10 +74,10 @@ fn are_digits_right(country: &str, number: &str, d: &[u32]) -> Option<bool> {
         "AT" => (10 - (luhn(&d[..7], 1) + 4) % 10) % 10 == last,
         "BE" => 97 - value(&d[..8]) % 97 == value(&d[8..]),
         "DE" | "HR" => iso_7064_mod_11_10(&d[..d.len() - 1]) == last,
-        "DK" => weighted(d, &[2, 7, 6, 5, 4, 3, 2, 1]) % 11 == 0,
+        "DK" => weighted(d, &[2, 7, 6, 5, 4, 3, 2, 1]).is_multiple_of(11),
         "EE" => (10 - weighted(&d[..8], &[3, 7, 1, 3, 7, 1, 3, 7]) % 10) % 10 == u64::from(last),
         "EL" => weighted(&d[..8], &[256, 128, 64, 32, 16, 8, 4, 2]) % 11 % 10 == u64::from(last),
-        "FI" => weighted(d, &[7, 9, 10, 5, 8, 4, 2, 1]) % 11 == 0,
+        "FI" => weighted(d, &[7, 9, 10, 5, 8, 4, 2, 1]).is_multiple_of(11),
         // Keys with letters follow another rule.
         "FR" if number.bytes().all(|b| b.is_ascii_digit()) => {
             (value(&d[2..]) * 100 + 12) % 97 == value(&d[..2])
@@ -94,13 +94,13 @@ fn are_digits_right(country: &str, number: &str, d: &[u32]) -> Option<bool> {
             10 => last == 0,
             digit => digit == u64::from(last),
         },
-        "SK" => value(d) % 11 == 0,
+        "SK" => value(d).is_multiple_of(11),
         "NO" => mod_11_strict(weighted(&d[..8], &[3, 2, 7, 6, 5, 4, 3, 2])) == Some(last),
         "CHE" => mod_11_strict(weighted(&d[..8], &[5, 4, 3, 2, 7, 6, 5, 4])) == Some(last),
         // Two rules, old and new, are in use side by side.
         "GB" | "XI" => {
             let sum = weighted(&d[..7], &[8, 7, 6, 5, 4, 3, 2]) + value(&d[7..9]);
-            sum % 97 == 0 || (sum + 55) % 97 == 0
+            sum.is_multiple_of(97) || (sum + 55).is_multiple_of(97)
         }
         _ => return None,
     })
