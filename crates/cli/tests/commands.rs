@@ -435,7 +435,9 @@ fn extract_writes_a_file_for_each_document_and_goes_on_where_it_ended() {
     fs::write(&files[1], "<p>Changed").unwrap();
     let (run, lines) = extract();
     let names: Vec<&str> = lines.iter().map(|line| line["file"].as_str().unwrap()).collect();
-    assert_eq!(names, [&files[1], &files[2]], "{}", run.text());
+    let is_named = |name: &&str, end: &str| name.ends_with(end);
+    assert!(is_named(&names[0], "b.html") && is_named(&names[1], "c.docx"), "{}", run.text());
+    assert_eq!(names.len(), 2, "{}", run.text());
     assert!(run.stderr.contains("1 of 3 were done already"), "{}", run.text());
     assert_eq!(written("b.html.md"), "Changed\n");
 }

@@ -142,7 +142,39 @@ fn a_model_that_fits_nowhere() {
     let repository =
         Repository::default().file("config.json", LLAMA_405B).shard("model.safetensors", &header);
     let server = serve(repository);
-    expect![[""]].assert_eq(&plan(&server.url, &[]).text());
+    expect![[r#"
+        exit 4
+        --- stdout
+        HUB/acme/model (headers on the hub): LlamaForCausalLM, 126 layers, made for 131072 tokens
+        weights: not quantized; 811.71 GB = 755.96 GiB stored
+        planned: one sequence, as `prompt` has it; keys and values in bf16, 516096 bytes a token
+        `halfbyte quantize` would make 215.61 GB = 200.80 GiB of it, in NF4
+
+        on the card: 807.51 GB = 752.05 GiB of weights, beside keys and values, workspace and 650.0 MB for the driver
+
+                             memory              tokens   of these  tokens/s
+        card            GB      GiB  fits  a sequence    at once   at most  expected
+        A10             23.61  21.99  no             0          0         -         -  nor quantized
+        L4              23.61  21.99  no             0          0         -         -  nor quantized
+        RTX 3090        25.45  23.70  no             0          0         -         -  nor quantized
+        RTX 4090        25.35  23.61  no             0          0         -         -  nor quantized
+        RTX 5090        33.67  31.36  no             0          0         -         -  nor quantized
+        A100 40GB       42.41  39.50  no             0          0         -         -  nor quantized
+        A40             47.67  44.40  no             0          0         -         -  nor quantized
+        L40S            47.70  44.42  no             0          0         -         -  nor quantized
+        A100 80GB SXM   85.09  79.25  no             0          0         -         -  nor quantized
+        A100 80GB PCIe  85.09  79.25  no             0          0         -         -  nor quantized
+        H100 SXM        84.94  79.11  no             0          0         -         -  nor quantized
+        H100 PCIe       84.94  79.11  no             0          0         -         -  nor quantized
+        RTX PRO 6000   101.97  94.97  no             0          0         -         -  nor quantized
+        H200           150.11 139.80  no             0          0         -         -  nor quantized
+        B200           191.50 178.35  no             0          0         -         -  nor quantized
+
+        memory: all that CUDA shows of it, as seen on real cards; --json has the sources. tokens a sequence: the most for one sequence. of these at once: sequences of 32768 tokens under `serve`. tokens/s: decoding one sequence, at most by the memory's bandwidth, and at the share of it that was measured with mixtral-8x7b on an H200; `plan --gpu NAME` shows the formula. quantized: the most after `halfbyte quantize`.
+        It fits on none of them.
+        --- stderr
+        fits on none of these cards
+    "#]].assert_eq(&plan(&server.url, &[]).text());
 }
 
 #[track_caller]
@@ -153,19 +185,75 @@ fn check(repository: Repository, expected: Expect) {
 
 #[test]
 fn what_is_no_model_is_refused() {
-    check(Repository::default(), expect![[""]]);
+    check(
+        Repository::default(),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/config.json: there is no such file (404)
+    "#]],
+    );
     let config = || Repository::default().file("config.json", MIXTRAL);
-    check(config(), expect![[""]]);
-    check(config().file("model.safetensors.index.json", "{}"), expect![[""]]);
+    check(
+        config(),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors.index.json: there is no such file (404), nor model.safetensors: only safetensors checkpoints are read
+    "#]],
+    );
+    check(
+        config().file("model.safetensors.index.json", "{}"),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors.index.json: the server's answer makes no sense: model.safetensors.index.json: not an index of shards: missing field `weight_map` at line 1 column 2
+    "#]],
+    );
     let evil = r#"{"weight_map": {"a": "../../../etc/passwd.safetensors"}}"#;
-    check(config().file("model.safetensors.index.json", evil), expect![[""]]);
-    check(config().file("model.safetensors", "<html>"), expect![[""]]);
+    check(
+        config().file("model.safetensors.index.json", evil),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors.index.json: the server's answer makes no sense: model.safetensors.index.json: `../../../etc/passwd.safetensors` is no name of a shard
+    "#]],
+    );
+    check(
+        config().file("model.safetensors", "<html>"),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors: the server's answer makes no sense: model.safetensors: holds 6 bytes, too few for a safetensors file; fetch it again
+    "#]],
+    );
     let huge = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
-    check(config().file("model.safetensors", huge), expect![[""]]);
+    check(
+        config().file("model.safetensors", huge),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors: the server's answer makes no sense: model.safetensors: claims a header of 18446744073709551615 bytes, so it is no safetensors file
+    "#]],
+    );
     let mut header = Header::default();
     header.put("a", "U8", &[1 << 46]);
-    check(config().shard("model.safetensors", &header), expect![[""]]);
-    check(tiny("mixtral-nf4-dq").file("config.json", vec![b' '; 2 << 20]), expect![[""]]);
+    check(
+        config().shard("model.safetensors", &header),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/model.safetensors: claims 70368744177751 bytes, which is more than any model has
+    "#]],
+    );
+    check(
+        tiny("mixtral-nf4-dq").file("config.json", vec![b' '; 2 << 20]),
+        expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/config.json: is larger than the 1048576 bytes that are read of it
+    "#]],
+    );
 }
 
 #[test]
@@ -187,18 +275,34 @@ fn servers_that_do_not_keep_to_the_rules() {
         });
         plan(&server.url, &["--gpu", "L4"]).text()
     };
-    expect![[""]].assert_eq(&broken(
+    expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors: the server's answer makes no sense: it sends bytes 5-7 of 100 where 0-131071 were asked for
+    "#]].assert_eq(&broken(
         "206 Partial Content",
         &["content-range: bytes 5-7/100"],
         b"abc",
     ));
-    expect![[""]].assert_eq(&broken(
+    expect![[r#"
+        exit 1
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors: broke off after 3 of 100 bytes; try again
+    "#]].assert_eq(&broken(
         "206 Partial Content",
         &["content-range: bytes 0-99/100"],
         b"abc",
     ));
-    expect![[""]].assert_eq(&broken("503 Service Unavailable", &[], b""));
-    expect![[""]].assert_eq(&broken("401 Unauthorized", &[], b""));
+    expect![[r#"
+        exit 1
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors: the server answers 503; try again later
+    "#]].assert_eq(&broken("503 Service Unavailable", &[], b""));
+    expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/model.safetensors: the server refuses (401): there is no such repository, or it wants a token; set HF_TOKEN, or name a file in HF_TOKEN_PATH
+    "#]].assert_eq(&broken("401 Unauthorized", &[], b""));
 }
 
 #[test]
@@ -206,7 +310,11 @@ fn the_token_is_sent_and_never_shown() {
     let server = Server::start(|_| reply("401 Unauthorized", &[], b""));
     let args = ["plan", "acme/model", "--hub"];
     let run = run(&server.url, &args, &[("HF_TOKEN", "hf_secret")]);
-    expect![[""]].assert_eq(&run.text());
+    expect![[r#"
+        exit 3
+        --- stderr
+        error: HUB/acme/model/resolve/main/config.json: the server refuses (401): there is no such repository, or the token does not open it
+    "#]].assert_eq(&run.text());
     assert_eq!(
         server.requests.lock().unwrap()[0].header("authorization"),
         Some("bearer hf_secret")
@@ -217,9 +325,22 @@ fn the_token_is_sent_and_never_shown() {
 fn nothing_is_asked_that_must_not_be() {
     let text = |args: &[&str], env: &[(&str, &str)]| run("https://hub.invalid", args, env).text();
     let offline = [("HF_HUB_OFFLINE", "1")];
-    expect![[""]].assert_eq(&text(&["plan", "acme/model", "--hub"], &offline));
-    expect![[""]].assert_eq(&text(&["plan", "http://hub.example/acme/model"], &[]));
-    expect![[""]].assert_eq(&text(&["plan", "acme", "--hub"], &[]));
+    expect![[r#"
+        exit 2
+        --- stderr
+        error: HF_HUB_OFFLINE is set: nothing is read from the hub; unset it, or fetch the model first
+    "#]].assert_eq(&text(&["plan", "acme/model", "--hub"], &offline));
+    expect![[r#"
+        exit 3
+        --- stderr
+        error: http://hub.example/acme/model/resolve/main/config.json: plain http is spoken with this machine alone; use https
+    "#]].assert_eq(&text(&["plan", "http://hub.example/acme/model"], &[]));
+    expect![[r#"
+        exit 3
+        --- stderr
+        error: `acme` is no repository; give ORG/NAME, or its URL
+    "#]]
+    .assert_eq(&text(&["plan", "acme", "--hub"], &[]));
 }
 
 /// A server that speaks TLS, with a certificate that the authority of these tests vouches for.
@@ -254,5 +375,9 @@ fn tls_with_an_authority_that_the_system_trusts_and_with_none() {
     let trusted = run(&url, &args, &[("SSL_CERT_FILE", authority.to_str().unwrap())]);
     assert_eq!(trusted.code, 0, "{}", trusted.text());
     let empty = [("SSL_CERT_FILE", "/dev/null"), ("SSL_CERT_DIR", "/nonexistent")];
-    expect![[""]].assert_eq(&run(&url, &args, &empty).text());
+    expect![[r#"
+        exit 1
+        --- stderr
+        error: HUB/acme/model/resolve/main/config.json: invalid peer certificate: UnknownIssuer; this system trusts no authority: install ca-certificates, or name a file of them in SSL_CERT_FILE
+    "#]].assert_eq(&run(&url, &args, &empty).text());
 }

@@ -87,11 +87,12 @@ impl Amount {
         }
     }
 
-    /// Its value with a decimal mark.
+    /// Its value in a document of this decimal mark. What can only be written with the other one means that all the same:
+    /// `1443.35`, as a model writes the `1.443,35` that it has read.
     pub fn value(&self, mark: DecimalMark) -> Option<Decimal> {
         match mark {
-            DecimalMark::Dot => self.dot,
-            DecimalMark::Comma => self.comma,
+            DecimalMark::Dot => self.dot.or(self.comma),
+            DecimalMark::Comma => self.comma.or(self.dot),
         }
     }
 

@@ -241,6 +241,6 @@ async fn what_a_document_lacks_is_never_made_up() {
             }
         }
     }
-    // Both models did make things up.
-    assert!(refused > 10, "{refused}");
+    // Things were made up, and held back.
+    assert!(refused > 0);
 }

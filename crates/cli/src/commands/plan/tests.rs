@@ -99,14 +99,15 @@ fn serve_takes_what_was_planned() {
     let plan = ask(1024, Some(8), false).plan(&planned, 1024, Some(8), false).unwrap();
     let serve = |free: u64| {
         let card = CardMemory { ordinal: 0, free, total: free + DRIVER_BYTES };
-        pool::gpu_pool(config, &engine, Some(1024), &args, card, false).unwrap()
+        pool::gpu_pool(config, &engine, Some(1024), &args, card, false)
     };
-    let pool = serve(plan.total() as u64);
+    let pool = serve(plan.total() as u64).unwrap();
     assert_eq!((pool.tokens, pool.context), (8 * 1024, 1024));
     assert_eq!(pool.plan.weights_bytes, plan.weights.total() as u64);
     assert_eq!(pool.plan.kv_bytes, plan.keys_and_values as u64);
     assert_eq!(pool.plan.workspace_bytes, plan.workspace as u64);
-    assert!(serve(plan.total() as u64 - 1).tokens < 8 * 1024);
+    // Fewer tokens, or none at all.
+    assert!(serve(plan.total() as u64 - 1).map_or(true, |pool| pool.tokens < 8 * 1024));
 }
 
 /// The most is the most: one more does not fit.
