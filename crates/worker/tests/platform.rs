@@ -1,5 +1,7 @@
 //! The worker beside a platform that fails, repeats itself and changes its mind.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
