@@ -232,7 +232,7 @@ impl Block {
 }
 
 impl Page {
-    /// A page without a size, for formats that have none; text is then added by [`Page::push`].
+    /// A page without a size, for formats that have none.
     #[must_use]
     pub fn without_size(number: usize, label: Option<String>) -> Page {
         Page {
