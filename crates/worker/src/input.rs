@@ -14,6 +14,8 @@ pub(crate) struct Call {
     /// An API key that the caller gave.
     pub(crate) key: Option<String>,
     pub(crate) pieces: Pieces,
+    /// Whether the body says which model is meant, where one has to: a worker has but one.
+    pub(crate) names_model: bool,
     pub(crate) callback: Option<Callback>,
 }
 
@@ -108,7 +110,10 @@ impl Call {
             return parse(fields).and_then(Call::of_route);
         }
         if has("messages") {
-            return Call::of_fields("/v1/chat/completions", fields);
+            return Ok(Call {
+                names_model: has("model"),
+                ..Call::of_fields("/v1/chat/completions", fields)?
+            });
         }
         if has("prompt") {
             return Call::of_fields("/prompt", fields);
@@ -178,7 +183,14 @@ impl Call {
             return Err(error(param, &format!("`{path}` is no path, as `/prompt` is")));
         }
         let body = body.filter(|body| !body.is_null());
-        Ok(Call { path: path.to_owned(), body, key: None, pieces: Pieces::Data, callback: None })
+        Ok(Call {
+            path: path.to_owned(),
+            body,
+            key: None,
+            pieces: Pieces::Data,
+            names_model: true,
+            callback: None,
+        })
     }
 }
 
@@ -229,6 +241,7 @@ mod tests {
             Pieces::Data,
         );
         let messages = json!({"messages": [{"role": "user", "content": "x"}], "temperature": 0});
+        assert!(!call(messages.clone()).names_model && call(json!({"route": "/x"})).names_model);
         check(messages.clone(), chat, messages, Pieces::Data);
     }
 

@@ -30,6 +30,8 @@ pub struct Service {
     pub router: Router,
     /// From the jobs in progress: how many more can begin now.
     pub capacity: Capacity,
+    /// Name of the one model, for those who do not name it.
+    pub model: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
 /// More jobs than one that begin at once where none runs yet: nobody knows how large they are.
@@ -41,10 +43,11 @@ impl Service {
     /// A job is expected to take as many blocks of keys and values as one that runs takes on average; while jobs wait for
     /// room, none are taken, so that another worker may have them.
     pub fn of(app: &App) -> Self {
-        let (router, app) = (server::router(app.clone()), app.clone());
+        let (router, app, named) = (server::router(app.clone()), app.clone(), app.clone());
         let capacity =
             move |running| app.served().map_or(0, |served| room(&served.engine.stats(), running));
-        Service { router, capacity: Arc::new(capacity) }
+        let model = move || named.served().ok().map(|served| served.name.clone());
+        Service { router, capacity: Arc::new(capacity), model: Arc::new(model) }
     }
 }
 
@@ -135,7 +138,11 @@ impl Service {
         if let Some(key) = &call.key {
             request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
         }
-        let request = match &call.body {
+        let mut body = call.body.clone();
+        if let (false, Some(Value::Object(fields))) = (call.names_model, &mut body) {
+            fields.insert("model".to_owned(), (self.model)().into());
+        }
+        let request = match &body {
             Some(body) => request
                 .method("POST")
                 .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))
@@ -283,12 +290,25 @@ mod tests {
                 let kind = [(header::CONTENT_TYPE, "text/event-stream")];
                 (kind, "data: 1\n\nevent: error\ndata: {\"error\": {\"message\": \"late\"}}\n\n")
             }));
-        Service { router, capacity: std::sync::Arc::new(|_| 1) }
+        let model = Arc::new(|| Some("m".to_owned()));
+        Service { router, capacity: Arc::new(|_| 1), model }
     }
 
     async fn call(path: &str, body: Option<Value>, pieces: Pieces) -> Result<Given, Refusal> {
-        let call =
-            Call { path: path.to_owned(), body, key: Some("k".to_owned()), pieces, callback: None };
+        let call = Call {
+            path: path.to_owned(),
+            body,
+            key: Some("k".to_owned()),
+            pieces,
+            names_model: true,
+            callback: None,
+        };
+        let nameless = Call { names_model: false, ..call.clone() };
+        if let (Some(Value::Object(_)), Ok(Given::Whole(whole))) =
+            (&call.body, service().call(&nameless, "job-1").await)
+        {
+            assert_eq!(whole["model"], "m");
+        }
         service().call(&call, "job-1").await
     }
 

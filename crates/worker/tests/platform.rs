@@ -232,7 +232,11 @@ fn service(at_once: usize) -> Service {
                 Json(json!("while"))
             }),
         );
-    Service { router, capacity: Arc::new(move |running| at_once.saturating_sub(running)) }
+    Service {
+        router,
+        capacity: Arc::new(move |running| at_once.saturating_sub(running)),
+        model: Arc::new(|| None),
+    }
 }
 
 struct Running {
