@@ -177,7 +177,9 @@ impl Choice {
 
     /// Takes a token into the answer; `None` if the answer could not end within its budget after it.
     fn take(&mut self, token: u32) -> Result<Option<Taken>, EngineError> {
-        if self.eos_token_id.contains(&token) {
+        // Where a grammar lets an answer end, its EOS ends it, also for who ignores EOS elsewhere.
+        let ends_grammar = self.matcher.as_ref().is_some_and(|matcher| matcher.is_eos(token));
+        if ends_grammar || self.eos_token_id.contains(&token) {
             self.generated += 1;
             return Ok(Some(Taken::Eos(self.stop_reason())));
         }

@@ -163,6 +163,11 @@ impl Matcher {
         }
     }
 
+    /// Whether a token is EOS: none of an answer, but the end of one.
+    pub fn is_eos(&self, token: u32) -> bool {
+        self.grammar.vocabulary.eos().contains(&token)
+    }
+
     /// Whether nothing but EOS may come.
     pub fn is_finished(&self) -> bool {
         self.phase == Phase::Constrained && self.is_finished
