@@ -69,6 +69,9 @@ pub(crate) enum Command {
     Selftest(selftest::SelftestArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
+    /// Read documents for another process of this program, over standard input and output
+    #[command(hide = true)]
+    DocumentReader,
 }
 
 impl Command {
@@ -87,7 +90,7 @@ impl Command {
             Command::Doctor(args) => args.json,
             Command::Audit(args) => args.json,
             Command::Selftest(args) => args.json,
-            Command::Chat(_) | Command::Completions(_) => false,
+            Command::Chat(_) | Command::Completions(_) | Command::DocumentReader => false,
         }
     }
 }

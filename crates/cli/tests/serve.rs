@@ -6,6 +6,8 @@ mod support;
 
 use std::io::Read;
 use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::halfbyte;
@@ -126,4 +128,55 @@ fn what_makes_no_sense_does_not_start() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let path = empty.path().to_str().unwrap();
     refused(&["demo", "--api-key-file", path], 3, "there is no key in it");
+}
+
+/// Processes that read documents for a server, by their ids.
+fn readers(server: &Server) -> Vec<String> {
+    let pid = server.child.id();
+    let mut found = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let children = std::fs::read_to_string(thread.unwrap().path().join("children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            let command = std::fs::read_to_string(format!("/proc/{child}/cmdline"));
+            if command.is_ok_and(|command| command.contains("document-reader")) {
+                found.push(child.to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn documents_are_read_by_processes_that_may_die() {
+    let mut server = Server::start(&[], &[]);
+    server.wait_until_ready();
+    let body = json!({ "document_base64": "YTtiCjE7Mgo=", "filename": "a.csv" }).to_string();
+    let extract = || server.ask("POST /extract", "", &body);
+    assert!(extract().contains("| a | b |"));
+    let first = readers(&server);
+    assert_eq!(first.len(), 1);
+    let killed = std::process::Command::new("kill").args(["-9", &first[0]]).status().unwrap();
+    assert!(killed.success());
+    // Dead is who can be waited for.
+    let is_alive = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", first[0]));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    while is_alive() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    // Nobody's document pays for it.
+    let answer = extract();
+    assert!(answer.contains("| a | b |"), "{answer}");
+    let second = readers(&server);
+    assert!(second.len() == 1 && second != first, "{first:?} {second:?}");
+    server.signal("-TERM");
+    assert_eq!(server.end().0, 0);
+    // They end with who asked.
+    let gone = || !std::path::Path::new(&format!("/proc/{}", second[0])).exists();
+    let ends = (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(20));
+        gone()
+    });
+    assert!(ends);
 }

@@ -1,6 +1,5 @@
 //! Requests, and the answers that are believed.
 
-use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -12,7 +11,7 @@ use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, StatusCode, Url};
 
-use crate::{ContentRange, FetchError, tls};
+use crate::{ContentRange, FetchError, root_cause, tls};
 
 /// How much of a file a server that ignores ranges may send before the part that was asked for.
 const SKIPPED_MAX: u64 = 16 << 20;
@@ -258,11 +257,7 @@ fn failed(url: &str, error: reqwest::Error) -> FetchError {
     }
     // The innermost reason is the one that says something; the outer ones repeat the URL.
     let error = error.without_url();
-    let mut innermost: &dyn Error = &error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    let mut reason = innermost.to_string();
+    let mut reason = root_cause(&error);
     if url.starts_with("https") && !tls::has_roots() {
         reason += "; this system trusts no authority: install ca-certificates, or name a file of them in SSL_CERT_FILE";
     }

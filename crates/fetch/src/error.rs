@@ -1,5 +1,7 @@
 //! What can go wrong on the way.
 
+use std::error::Error;
+
 /// Why a file did not come: one line that says what, where and what to do. URLs are those that were asked for: where they led
 /// may hold signatures, which are secrets.
 #[derive(Debug, thiserror::Error)]
@@ -83,4 +85,13 @@ fn advice(status: u16) -> &'static str {
         500..=599 => "; try again later",
         _ => "",
     }
+}
+
+/// What an error comes down to: the innermost of its causes, where the outer ones repeat a URL, which may hold a secret.
+pub fn root_cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
 }

@@ -10,7 +10,7 @@ mod range;
 mod tls;
 
 pub use client::{Client, Limits, Part, Token};
-pub use error::FetchError;
+pub use error::{FetchError, root_cause};
 pub use public::{NotPublic, is_public, public_builder, public_url};
 pub use range::ContentRange;
 pub use tls::builder;

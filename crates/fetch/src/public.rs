@@ -209,10 +209,6 @@ mod tests {
         let client = public_builder().build().unwrap();
         let url = public_url("https://localhost:1/").unwrap();
         let error = client.get(url).send().await.unwrap_err();
-        let mut source: &dyn Error = &error;
-        while let Some(cause) = source.source() {
-            source = cause;
-        }
-        assert_eq!(source.to_string(), "`localhost` is no address of the public network");
+        assert_eq!(crate::root_cause(&error), "`localhost` is no address of the public network");
     }
 }

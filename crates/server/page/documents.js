@@ -30,6 +30,7 @@ async function read(file, onKey) {
   tell(`Reading ${file.name}`);
   const form = new FormData();
   form.append("stream", "true");
+  form.append("pictures", "20");
   if (names().length > 0) form.append("fields", names().join(","));
   form.append("file", file);
   try {

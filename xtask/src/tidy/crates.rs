@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("fetch", &[]),
     ("engine", &["model", "grammar", "backend"]),
     ("worker", &["fetch", "server"]),
-    ("server", &["extract", "engine", "model", "grammar", "backend"]),
+    ("server", &["extract", "fetch", "engine", "model", "grammar", "backend"]),
     (
         "cli",
         &[
@@ -74,13 +74,15 @@ const RESERVED: [(&[&str], &[&str], &str); 2] = [
         &["TcpStream::connect", "UdpSocket", "to_socket_addrs", "reqwest", " fetch::"],
         &[
             "crates/server/src/telemetry.rs",
+            "crates/server/src/documents/fetching.rs",
             "crates/server/src/test",
             "crates/cli/src/commands/bench/http",
             "crates/fetch/src/",
             "crates/cli/src/hub.rs",
+            "crates/cli/src/commands/audit/remote.rs",
             "crates/worker/src/",
         ],
-        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform",
+        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform, documents and wheels by URL",
     ),
 ];
 
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!(
             server("crates/server/src/run.rs", calls),
             [
-                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform"
+                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform, documents and wheels by URL"
             ]
         );
     }

@@ -224,6 +224,7 @@ impl<'p> Pick<'p> {
         evidence: &[Evidence],
     ) -> Option<Finding> {
         let wanted = self.wanted.as_deref()?;
+        let own = torch.and_then(cuda_version).map(library_name);
         let torch = torch.map_or(String::new(), |torch| {
             let cuda = cuda_version(torch).map_or("?".to_owned(), |cuda| cuda.to_string());
             format!("torch {} was built with CUDA {cuda}", torch.version)
@@ -236,6 +237,9 @@ impl<'p> Pick<'p> {
             cuda_libraries(package).map(|(_, library)| library.file_name()).collect();
         let absent = format!("{named}, which its wheel does not have (it has {})", has.join(", "));
         let (id, what) = match self.happens {
+            WhatHappens::Loads if self.overridden => {
+                return Some(self.override_note(wanted, &torch, own.as_deref(), evidence));
+            }
             WhatHappens::Loads | WhatHappens::Unknown => return None,
             WhatHappens::LoadsNearest => {
                 let loaded = self.loaded.map_or("", Library::file_name);
@@ -276,6 +280,38 @@ impl<'p> Pick<'p> {
             if self.overridden { "remove BNB_CUDA_VERSION".to_owned() } else { String::new() };
         Some(Finding { id, severity: Severity::Error, what, fix, evidence: evidence.to_vec() })
     }
+
+    /// What the variable does where the library that it names loads.
+    fn override_note(
+        &self,
+        wanted: &str,
+        torch: &str,
+        own: Option<&str>,
+        evidence: &[Evidence],
+    ) -> Finding {
+        let what = if own == Some(wanted) {
+            format!(
+                "BNB_CUDA_VERSION changes nothing: {torch}, for which bitsandbytes takes {wanted} anyway; the name says a \
+                 CUDA version, never a card"
+            )
+        } else {
+            format!(
+                "BNB_CUDA_VERSION makes bitsandbytes load {wanted}, for another CUDA than torch's: {torch}"
+            )
+        };
+        Finding {
+            id: "bitsandbytes_override",
+            severity: Severity::Note,
+            what,
+            fix: "remove BNB_CUDA_VERSION".to_owned(),
+            evidence: evidence.to_vec(),
+        }
+    }
+}
+
+/// What a library for this CUDA is called.
+fn library_name(cuda: CudaVersion) -> String {
+    format!("libbitsandbytes_cuda{}{}.so", cuda.major, cuda.minor)
 }
 
 /// A library for another major of CUDA needs `libcublas.so.11` where torch brings `.12`.

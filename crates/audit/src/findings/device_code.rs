@@ -79,12 +79,14 @@ pub(crate) fn judge(
 }
 
 /// Containers that the card has code in for which the library has most: some libraries hold a container for each kernel and
-/// architecture, and no card runs more than a part of them.
+/// architecture, and no card runs more than a part of them. Kernels for one architecture's own instructions (`sm_90a`) are not
+/// counted: no other card is meant to run them.
 fn best_coverage(library: &Library) -> u64 {
     let linked = || library.combinations.iter().filter(|c| c.linking == Linking::Linked);
     let targets: BTreeSet<Target> = linked()
         .flat_map(|combination| &combination.targets)
         .filter_map(|target| target.strip_prefix("sm_")?.parse().ok())
+        .filter(|target: &Target| target.suffix.is_none())
         .collect();
     let on = |target: &Target| {
         let (major, minor) = (target.architecture / 10, target.architecture % 10);
@@ -316,5 +318,10 @@ mod tests {
         ];
         check(&apart, (8, 9), None, CodeVerdict::Runs);
         check(&apart, (12, 0), None, CodeVerdict::None);
+        // And most of them for one card's own instructions.
+        let own: (Linking, &[&str], u64) = (Linking::Linked, &["sm_90a"], 2500);
+        check(&[apart[0], apart[1], own], (8, 6), None, CodeVerdict::Runs);
+        check(&[apart[0], apart[1], own], (12, 0), None, CodeVerdict::None);
+        check(&[own], (8, 6), None, CodeVerdict::None);
     }
 }

@@ -1,5 +1,7 @@
 //! `halfbyte audit TARGET…`: what GPU code and which bounds a Python stack really holds.
 
+mod remote;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +22,9 @@ use crate::shapes::Shape;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A TARGET is a virtual environment, a site-packages folder or a root file system; an image (`docker save`, the OCI layout) or an \
-archive of a root file system, packed or not; a wheel; a requirements.txt; a Dockerfile; a shared library; or a log. Several are judged together, as one stack. Nothing is imported, run or downloaded, and no GPU is \
-needed.
+archive of a root file system, packed or not; a wheel, or the URL of one, of which only the parts that matter are read; a \
+requirements.txt; a Dockerfile; a shared library; or a log. Several are judged together, as one stack. Nothing is imported or \
+run, and no GPU is needed.
 
 What is not at hand as a file is looked up among releases that were measured before; `--learn` measures a wheel.
 
@@ -80,19 +83,21 @@ pub(crate) fn run(args: &AuditArgs) -> Result<()> {
         return learn(&args.targets);
     }
     let usage = |what: String| CliError::usage(what);
+    let (there, here): (Vec<PathBuf>, Vec<PathBuf>) =
+        args.targets.iter().cloned().partition(|target| remote::is_url(target));
     let query = Query {
         gpu: args.gpu.as_deref().map(gpus::find).transpose().map_err(usage)?,
         driver: args.driver.as_deref().map(str::parse::<Driver>).transpose().map_err(usage)?,
         python: args.python.clone(),
         environment: args.env.clone(),
-        packages: Vec::new(),
+        packages: there.iter().map(|url| remote::read(url)).collect::<Result<_>>()?,
         limits: Limits::default(),
     };
     if args.fix {
-        return report_fix(&audit::fix(&args.targets, &query).map_err(bad_target)?, args.json);
+        return report_fix(&audit::fix(&here, &query).map_err(bad_target)?, args.json);
     }
     let claims = args.assert.as_deref().map(read_claims).transpose()?;
-    let report = audit::audit(&args.targets, &query).map_err(bad_target)?;
+    let report = audit::audit(&here, &query).map_err(bad_target)?;
     let mut value = serde_json::to_value(&report)?;
     if let Some(model) = &args.model {
         value["model"] = weights_of(model)?;
@@ -210,7 +215,11 @@ fn weights_of(model: &str) -> Result<Value> {
 
 fn learn(wheels: &[PathBuf]) -> Result<()> {
     for wheel in wheels {
-        let package = audit::learn(wheel, Limits::default()).map_err(bad_target)?;
+        let package = if remote::is_url(wheel) {
+            remote::learn(wheel)?
+        } else {
+            audit::learn(wheel, Limits::default()).map_err(bad_target)?
+        };
         output::print_json(&serde_json::to_value(&package)?)?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use ::extract::checks::Rules;
 use ::extract::fields::Fields;
-use ::extract::{Document, Limits};
+use ::extract::{Document, Limits, Workers};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -213,7 +213,17 @@ pub(crate) fn rules(files: &[PathBuf]) -> Result<Rules> {
 
 /// A document, read with the limits that hold unasked.
 pub(crate) fn document(file: &Path) -> Result<Document> {
-    Ok(reading::read(file, &Limits::default()).document?)
+    Ok(reading::read(&reading::workers(1)?, file, &Limits::default()).document?)
+}
+
+/// Up to `count` processes of this program that read documents.
+pub(crate) fn workers(count: usize) -> Result<Workers> {
+    reading::workers(count)
+}
+
+/// What such a process does: it reads until the one that asks has ended.
+pub(crate) fn serve_reader() -> Result<()> {
+    reading::serve()
 }
 
 /// Refuses a document of pictures alone that nobody could read: no text is no result.

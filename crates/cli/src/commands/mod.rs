@@ -36,5 +36,6 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Audit(args) => audit::run(&args),
         Command::Selftest(args) => selftest::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::DocumentReader => extract::serve_reader(),
     }
 }

@@ -15,7 +15,7 @@ use server::{
 };
 
 use crate::args::{ByteSize, ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
-use crate::commands::extract::rules;
+use crate::commands::extract::{rules, workers};
 use crate::commands::prompt::read_file;
 use crate::memory::gb;
 use crate::models::{self, TextSide};
@@ -76,6 +76,9 @@ pub(crate) struct ServeArgs {
     /// Most pages of a document
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_document_pages: u32,
+    /// Let /extract and /process get documents from the `document_url` of a request: https, public addresses alone
+    #[arg(long)]
+    allow_urls: bool,
     /// File of more rules by which /extract checks fields, in TOML; may be repeated
     #[arg(long, value_name = "FILE")]
     rules: Vec<PathBuf>,
@@ -225,7 +228,8 @@ impl ServeArgs {
             pages_max: self.max_document_pages as usize,
             ..defaults.limits
         };
-        Ok(Documents { limits, ..defaults })
+        let workers = Some(Arc::new(workers(defaults.at_once)?));
+        Ok(Documents { limits, workers, allow_urls: self.allow_urls, ..defaults })
     }
 
     /// The name in answers.

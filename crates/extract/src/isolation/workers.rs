@@ -32,12 +32,13 @@ pub struct WorkerCommand {
 }
 
 impl WorkerCommand {
-    /// The running program, with other arguments.
+    /// The running program, with other arguments: itself, also if its file has been replaced meanwhile.
     ///
     /// # Errors
     /// If the system does not say which that is.
     pub fn of_this_program(arguments: &[&str]) -> io::Result<WorkerCommand> {
         let program = std::env::current_exe()?;
+        let program = if program.exists() { program } else { PathBuf::from("/proc/self/exe") };
         Ok(WorkerCommand { program, arguments: arguments.iter().map(OsString::from).collect() })
     }
 }
@@ -141,7 +142,9 @@ impl Workers {
         state.busy += 1;
         let idle = state.idle.pop();
         drop(state);
-        let mut turn = Turn { workers: self, worker: idle };
+        // Whoever ended it meanwhile has nothing to do with this document.
+        let worker = idle.and_then(Worker::if_alive);
+        let mut turn = Turn { workers: self, worker };
         if turn.worker.is_none() {
             turn.worker = Some(Worker::start(&self.command)?);
         }
@@ -231,6 +234,11 @@ impl Worker {
         }
         let stdin = child.stdin.take();
         Ok(Worker { child, stdin, frames, stderr, files: 0 })
+    }
+
+    /// Itself, unless it has ended.
+    fn if_alive(mut self) -> Option<Worker> {
+        matches!(self.child.try_wait(), Ok(None)).then_some(self)
     }
 
     /// The answer to one request, and the frame after it if it has one.

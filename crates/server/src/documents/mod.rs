@@ -1,6 +1,7 @@
 //! `POST /extract` and `POST /process`: documents in, their text, tables and fields out.
 
 mod request;
+mod fetching;
 mod reading;
 mod asking;
 mod response;
@@ -23,6 +24,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use ::extract::Workers;
 use ::extract::checks::Rules;
 use ::extract::fields::Fields;
 
@@ -41,15 +43,26 @@ pub struct Documents {
     pub limits: ::extract::Limits,
     /// Documents that are read at once.
     pub at_once: usize,
+    /// Processes that read them, as many as are read at once; without, that is done in the server's own, which a hostile
+    /// document can then end.
+    pub workers: Option<Arc<Workers>>,
+    /// Whether documents are got from URLs that clients name.
+    pub allow_urls: bool,
     /// What fields are checked by.
     pub rules: Arc<Rules>,
 }
 
 impl Documents {
-    /// With limits as they are unasked, and as many at once as there are cores.
+    /// With limits as they are unasked, as many at once as there are cores, in this process, and from no URL.
     pub fn new(rules: Rules) -> Self {
         let at_once = available_parallelism().map_or(1, usize::from);
-        Documents { limits: ::extract::Limits::default(), at_once, rules: Arc::new(rules) }
+        Documents {
+            limits: ::extract::Limits::default(),
+            at_once,
+            workers: None,
+            allow_urls: false,
+            rules: Arc::new(rules),
+        }
     }
 }
 
@@ -63,7 +76,7 @@ pub(crate) const PATHS: [&str; 2] = ["/extract", "/process"];
 /// Reads a document: PDF, PNG, JPEG, TIFF, WebP, BMP, DOCX, XLSX, XLS, ODS, CSV, PPTX, HTML, EML, text or Markdown.
 ///
 /// The document comes as `file` of a multipart form, the other fields beside it as parts of their names, or in JSON as
-/// `document_base64`. With `fields` or a `schema`, the model fills in the fields under that schema, in which every value may
+/// `document_base64`, or, if the server was started with `--allow-urls`, as the `document_url` it is to be got from. With `fields` or a `schema`, the model fills in the fields under that schema, in which every value may
 /// be `null`. What it says is then looked up in the document: a value that stands there comes with its place in `found`, one
 /// that stands nowhere is `null` in `fields` and listed in `ungrounded`. `checks` says which rules (sums, dates, identifiers)
 /// the fields pass; nothing is corrected. A document that does not fit the context is read by pages.
@@ -81,6 +94,7 @@ pub(crate) const PATHS: [&str; 2] = ["/extract", "/process"];
         (status = 413, body = ErrorBody, description = "The document is larger than is taken, or has more pages"),
         (status = 415, body = ErrorBody, description = "The document is of no kind that is read"),
         (status = 422, body = ErrorBody, description = "The document is damaged, encrypted, or needs OCR where there is none"),
+        (status = 502, body = ErrorBody, description = "The server of `document_url` does not give it"),
         (status = 503, body = ErrorBody, description = "The model is not ready, or the server is about to end"),
     )
 )]
@@ -110,6 +124,7 @@ async fn extract(
         (status = 413, body = ErrorBody, description = "The document is larger than is taken, or has more pages"),
         (status = 415, body = ErrorBody, description = "The document is of no kind that is read"),
         (status = 422, body = ErrorBody, description = "The document is damaged, encrypted, or needs OCR where there is none"),
+        (status = 502, body = ErrorBody, description = "The server of `document_url` does not give it"),
         (status = 503, body = ErrorBody, description = "The model is not ready, or the server is about to end"),
     )
 )]
@@ -179,8 +194,8 @@ async fn extract_one(
         Some(fields) => Some(asking::grammar(app, &served, fields).await?),
         None => None,
     };
-    let document = reading::read(app, request, progress).await?;
-    let document = Arc::new(document);
+    let read = reading::read(app, request, progress).await?;
+    let document = Arc::new(read.document);
     let filled = match fields.zip(grammar) {
         Some((fields, grammar)) => {
             let asking = asking::Asking { app, served: &served, fields: Arc::new(fields), grammar };
@@ -190,6 +205,7 @@ async fn extract_one(
     };
     let response = ExtractResponse {
         document_id,
+        pictures: read.pictures,
         filled,
         model: served.name.clone(),
         build: app.build().to_owned(),

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use ::extract::fields::Fields;
 
-use super::{fields_of, wrong};
+use super::{fetching, fields_of, wrong};
 use crate::extract::{JsonBytes, parse};
 use crate::{ApiError, App};
 
@@ -28,6 +28,8 @@ pub(super) struct ExtractRequest {
     pub(super) file: Option<File>,
     /// The document in base64, instead.
     pub(super) document_base64: Option<String>,
+    /// Where the document is, instead: `https`, on the public network, and only if the server was told that it may.
+    pub(super) document_url: Option<String>,
     /// Its name: tells text formats apart, and stands in errors.
     pub(super) filename: Option<String>,
     /// Its media type; what the content is counts first.
@@ -43,6 +45,9 @@ pub(super) struct ExtractRequest {
     pub(super) max_tokens: Option<usize>,
     /// Whether pages list their words with boxes.
     pub(super) words: Option<bool>,
+    /// How many of the first pages come as pictures, at most 20; without, none.
+    #[schema(maximum = 20)]
+    pub(super) pictures: Option<usize>,
     /// Whether the answer comes as server-sent events.
     pub(super) stream: Option<bool>,
 }
@@ -62,6 +67,14 @@ pub(super) struct ProcessRequest {
 #[derive(Debug, Clone)]
 pub(super) struct File {
     pub(super) bytes: Bytes,
+}
+
+/// Where the bytes of a document are to come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Bytes(Bytes),
+    Base64(String),
+    Url(String),
 }
 
 /// A request in either form.
@@ -155,7 +168,9 @@ async fn read_form<T: Form>(mut form: Multipart) -> Result<T, ApiError> {
         }
         let text = std::str::from_utf8(&bytes).map_err(|_| wrong(&name, "is not UTF-8"))?;
         let value = match name.as_str() {
-            "filename" | "content_type" | "document_id" | "document_base64" => text.into(),
+            "filename" | "content_type" | "document_id" | "document_base64" | "document_url" => {
+                text.into()
+            }
             "fields" if !text.trim_start().starts_with('[') => {
                 text.split(',').map(|name| Value::from(name.trim())).collect()
             }
@@ -183,30 +198,48 @@ impl ExtractRequest {
         fields_of(self.fields.as_deref(), self.schema.as_ref())
     }
 
-    /// The bytes of the document.
-    pub(super) fn bytes(&mut self) -> Result<Bytes, ApiError> {
-        match (self.file.take(), self.document_base64.take()) {
-            (Some(file), None) => Ok(file.bytes),
-            (None, Some(text)) => {
-                // Lines of 76 characters, and the beginning that browsers write.
-                let text = match text.split_once(";base64,") {
-                    Some((kind, rest)) if kind.starts_with("data:") => rest.to_owned(),
-                    _ => text,
-                };
-                let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-                let bytes = BASE64.decode(text.as_bytes());
-                bytes
-                    .map(Bytes::from)
-                    .map_err(|error| wrong("document_base64", format!("is no base64: {error}")))
-            }
-            (None, None) => {
+    /// Where the document is, once that is known to be one place.
+    pub(super) fn source(&mut self) -> Result<Source, ApiError> {
+        let file = self.file.take().map(|file| Source::Bytes(file.bytes));
+        let base64 = self.document_base64.take().map(Source::Base64);
+        let url = self.document_url.take().map(Source::Url);
+        let mut sources = [file, base64, url].into_iter().flatten();
+        match (sources.next(), sources.next()) {
+            (Some(source), None) => Ok(source),
+            (None, _) => {
                 let message =
                     "there is no document: send it as `file` of a form, or as `document_base64`";
                 Err(ApiError::invalid("file".to_owned(), message).with_code("missing_parameter"))
             }
-            (Some(_), Some(_)) => {
-                Err(wrong("document_base64", "comes beside `file`; send one of them"))
+            (Some(_), Some(other)) => {
+                let name = if matches!(other, Source::Url(_)) {
+                    "document_url"
+                } else {
+                    "document_base64"
+                };
+                Err(wrong(name, "comes beside another document; send one of them"))
             }
         }
     }
+
+    /// Takes over what the server of a URL said of its document, where the request says nothing.
+    pub(super) fn describe(&mut self, fetched: fetching::Fetched) -> Bytes {
+        self.filename = self.filename.take().or(fetched.name);
+        self.content_type = self.content_type.take().or(fetched.content_type);
+        fetched.bytes
+    }
+}
+
+/// The bytes of a document in base64.
+pub(super) fn from_base64(text: &str) -> Result<Bytes, ApiError> {
+    // Lines of 76 characters, and the beginning that browsers write.
+    let text = match text.split_once(";base64,") {
+        Some((kind, rest)) if kind.starts_with("data:") => rest,
+        _ => text,
+    };
+    let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let bytes = BASE64.decode(text.as_bytes());
+    bytes
+        .map(Bytes::from)
+        .map_err(|error| wrong("document_base64", format!("is no base64: {error}")))
 }

@@ -6,7 +6,9 @@ use utoipa::ToSchema;
 
 use ::extract::checks::Check;
 use ::extract::fields::Grounded;
-use ::extract::{Document, Format, Metadata, PageSource, Rect, Warning, Word};
+use ::extract::{Document, Format, Metadata, PageSource, Picture, Rect, Warning, Word};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 /// What a document holds.
 #[derive(Debug, Serialize, ToSchema)]
@@ -27,6 +29,9 @@ pub(super) struct ExtractResponse {
     pub(super) pages: Vec<PageResponse>,
     /// Its tables.
     pub(super) tables: Vec<TableResponse>,
+    /// The first pages as pictures, if they were asked for and the document has such.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) pictures: Vec<PictureResponse>,
     /// What was left out or could not be read.
     #[schema(value_type = Vec<Object>)]
     pub(super) warnings: Vec<Warning>,
@@ -59,6 +64,36 @@ pub(super) struct PageResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     pub(super) words: Option<Vec<Word>>,
+}
+
+/// A page as a picture.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PictureResponse {
+    /// Number of the page, from 1.
+    page: usize,
+    /// Pixels.
+    width: u32,
+    /// Pixels.
+    height: u32,
+    /// Width of the page in points, in which boxes are given.
+    page_width: f32,
+    /// Its height in points.
+    page_height: f32,
+    /// The picture, PNG in base64.
+    png_base64: String,
+}
+
+impl PictureResponse {
+    pub(super) fn of(page: usize, picture: &Picture) -> Self {
+        PictureResponse {
+            page,
+            width: picture.width,
+            height: picture.height,
+            page_width: picture.page_width,
+            page_height: picture.page_height,
+            png_base64: STANDARD.encode(&picture.png),
+        }
+    }
 }
 
 /// A table.
@@ -121,6 +156,7 @@ impl ExtractResponse {
             text: document.text(),
             pages: document.pages.iter().map(page).collect(),
             tables: document.tables().map(table).collect(),
+            pictures: Vec::new(),
             warnings: document.warnings.clone(),
             filled: None,
             model: String::new(),

@@ -141,6 +141,46 @@ async fn what_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
+async fn pages_come_as_pictures_if_they_are_asked_for() {
+    let pdf = include_bytes!("../../../../fixtures/documents/samples/invoice-plain-typst.pdf");
+    let request = json!({ "document_base64": STANDARD.encode(pdf), "pictures": 3, "words": true });
+    let (status, answer) = DEMO.json("/extract", &request).await;
+    assert_eq!(status, 200, "{answer}");
+    let pictures = answer["pictures"].as_array().unwrap();
+    assert_eq!(pictures.len(), answer["pages"].as_array().unwrap().len().min(3));
+    let (picture, page) = (&pictures[0], &answer["pages"][0]);
+    assert_eq!(picture["page"], 1);
+    // Boxes of words lie on the picture.
+    assert_eq!(
+        (&picture["page_width"], &picture["page_height"]),
+        (&page["width"], &page["height"])
+    );
+    let png = STANDARD.decode(picture["png_base64"].as_str().unwrap()).unwrap();
+    assert!(png.starts_with(b"\x89PNG"));
+    let side = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
+    assert_eq!(json!([side(16), side(20)]), json!([picture["width"], picture["height"]]));
+    // What has no pages has no pictures; who asks for none gets none.
+    let (status, answer) = DEMO.json("/extract", &body("a;b", json!({ "pictures": 3 }))).await;
+    assert_eq!((status.as_u16(), answer.get("pictures")), (200, None));
+    let (status, answer) = DEMO.json("/extract", &body("a;b", json!({ "pictures": 21 }))).await;
+    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("pictures")));
+}
+
+#[tokio::test]
+async fn urls_are_for_servers_that_were_told_so() {
+    let ask = json!({ "document_url": "https://127.0.0.1/a.pdf" });
+    let (status, answer) = DEMO.json("/extract", &ask).await;
+    let refused = (status.as_u16(), &answer["error"]["code"], &answer["error"]["param"]);
+    assert_eq!(refused, (400, &json!("urls_not_allowed"), &json!("document_url")));
+    let server = TestServer::demo_with(|config| config.documents.allow_urls = true);
+    let (status, answer) = server.json("/process", &ask).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (400, &json!("forbidden_url")));
+    let both = body("a;b", ask);
+    let (status, answer) = server.json("/extract", &both).await;
+    assert_eq!((status.as_u16(), &answer["error"]["param"]), (400, &json!("document_url")));
+}
+
+#[tokio::test]
 async fn a_document_over_the_limit_is_413() {
     let server = TestServer::demo_with(|config| config.documents.limits.bytes_max = 1000);
     let (status, answer) = server.json("/extract", &body(&"x ".repeat(501), json!({}))).await;

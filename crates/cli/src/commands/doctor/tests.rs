@@ -1,5 +1,7 @@
-//! Judging machines. `h200.json` has the form of what one with an H200 shows (the facts of `halfbyte doctor --json`), written by hand; the
-//! others are made from it, by what such machines show.
+//! Judging recorded machines. `h200.json` was recorded on one with an H200 (`halfbyte doctor --json`, the facts of it); the others are
+//! made from it, by what such machines show.
+
+use expect_test::{Expect, expect};
 
 use super::facts::{
     Cuda, CudaDevice, DriverError, Facts, FileSystem, Fit, GpuProcess, LibraryFile, Model, Nvml,
@@ -96,25 +98,28 @@ fn storage(kind: &str, bytes_per_second: u64) -> Option<Probed<Storage>> {
     }))
 }
 
-/// Severities and names of the findings.
+/// The whole report.
 #[track_caller]
-fn check(change: impl FnOnce(&mut Facts), expected: &[&str]) {
-    let mut facts = h200();
-    change(&mut facts);
-    let found = judge(&facts).into_iter().map(|finding| {
-        assert!(!finding.evidence.is_empty() && !finding.fix.is_empty(), "{finding:?}");
-        format!("{} {}", finding.severity.name(), finding.id)
-    });
-    assert_eq!(found.collect::<Vec<_>>(), expected);
+fn check_report(facts: &Facts, expected: Expect) {
+    expected.assert_eq(&text::report(facts, &judge(facts)));
 }
 
-/// Lines that the report has.
+/// The findings: severity, id, words, fix.
 #[track_caller]
-fn check_report(facts: &Facts, expected: &[&str]) {
-    let report = text::report(facts, &judge(facts));
-    for line in expected {
-        assert!(report.lines().any(|found| found.trim() == *line), "`{line}` is not in\n{report}");
-    }
+fn check(change: impl FnOnce(&mut Facts), expected: Expect) {
+    let mut facts = h200();
+    change(&mut facts);
+    let lines = judge(&facts).into_iter().map(|finding| {
+        assert!(!finding.evidence.is_empty() && !finding.fix.is_empty(), "{finding:?}");
+        format!(
+            "{} {}: {}\n  -> {}\n",
+            finding.severity.name(),
+            finding.id,
+            finding.what,
+            finding.fix
+        )
+    });
+    expected.assert_eq(&lines.collect::<String>());
 }
 
 #[test]
@@ -124,10 +129,37 @@ fn a_machine_as_it_should_be() {
     facts.storage = storage("ext4", 3_000_000_000);
     check_report(
         &facts,
-        &[
-            "cuda:0: NVIDIA H200, compute capability 9.0, 150.11 GB (149.00 GB free), kernels for sm_90a",
-            "note: mistralai/Mixtral-8x7B-Instruct-v0.1 fits",
-        ],
+        expect![[r#"
+        halfbyte: 0.1.0+5713dafac4cd for x86_64-unknown-linux-gnu
+        cpu kernels: avx512-vnni
+        cuda kernels: compute_80, sm_80, sm_86, sm_89, sm_90a, sm_100, compute_120, sm_120 (NVRTC 12.9.86)
+        cpu: Intel(R) Xeon(R) Processor, 16 of 16 processors, avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni amx_int8
+        memory: 135.15 GB, 134.59 GB available, /dev/shm 137.44 GB, memlock unlimited
+        system: Linux 6.18.44-fc-v657-gpu, docker (/.dockerenv)
+          LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/nvidia/lib
+          NVIDIA_DRIVER_CAPABILITIES=compute,graphics,utility
+          NVIDIA_VISIBLE_DEVICES=0
+        driver: 580.159.04 in the kernel, open, CUDA 13.0
+          loaded /usr/local/nvidia/lib64/libcuda.so.580.159.04
+          /usr/local/nvidia/lib64/libcuda.so.1 580.159.04
+          /usr/local/nvidia/lib64/libnvidia-ml.so.1 580.159.04
+          /usr/local/nvidia/lib64/libnvidia-ptxjitcompiler.so.1 580.159.04
+          /usr/local/cuda/compat/libcuda.so.1 580.95.05, of a compatibility package
+          /usr/local/cuda/compat/libnvidia-ptxjitcompiler.so.1 580.95.05, of a compatibility package
+          /dev/nvidia-caps/nvidia-cap1 /dev/nvidia-caps/nvidia-cap2 /dev/nvidia-uvm /dev/nvidia-uvm-tools /dev/nvidia0 /dev/nvidiactl
+        cuda:0: NVIDIA H200, compute capability 9.0, 150.11 GB (149.56 GB free), kernels for sm_90a
+          PCIe generation 5 x16 (at most 5 x16), persistence on, ECC on
+          P0, 38 C, 80 of 700 W, 345 of 1980 MHz, 0 % busy
+        storage: /models/mistralai/Mixtral-8x7B-Instruct-v0.1 (ext4 of store:/vol1)
+          3 files, 24.48 GB, of which 1.20 GB in the page cache
+          3.00 GB/s past the page cache (3.00 GB in 1.00 s)
+        model: mistralai/Mixtral-8x7B-Instruct-v0.1 (/models/mistralai/Mixtral-8x7B-Instruct-v0.1), nf4
+          on a GPU 29.05 GB for 32768 tokens of context, on the CPU 33.40 GB
+        findings:
+        note: mistralai/Mixtral-8x7B-Instruct-v0.1 fits
+            weights 24.22 GB + keys and values 4.29 GB (32768 tokens) + workspace 540.0 MB = 29.05 GB
+            cuda:0 (NVIDIA H200): 149.56 GB are free; fits with 32768 tokens of context
+    "#]],
     );
 }
 
@@ -145,12 +177,29 @@ fn a_5090_in_a_container_without_the_driver() {
     facts.system().container = Some("docker (/.dockerenv)".to_owned());
     check_report(
         &facts,
-        &[
-            "driver: 570.86.10 in the kernel, open",
-            "gpus: none",
-            "error: the host has an NVIDIA GPU, but this container was started without it",
-            "PCI 0000:01:00.0 is 10de:2b85 (nvidia)",
-        ],
+        expect![[r#"
+        halfbyte: 0.1.0+5713dafac4cd for x86_64-unknown-linux-gnu
+        cpu kernels: avx512-vnni
+        cuda kernels: compute_80, sm_80, sm_86, sm_89, sm_90a, sm_100, compute_120, sm_120 (NVRTC 12.9.86)
+        cpu: Intel(R) Xeon(R) Processor, 16 of 16 processors, avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni amx_int8
+        memory: 135.15 GB, 134.59 GB available, /dev/shm 137.44 GB, memlock unlimited
+        system: Linux 6.18.44-fc-v657-gpu, docker (/.dockerenv)
+          LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/usr/local/nvidia/lib
+          NVIDIA_DRIVER_CAPABILITIES=compute,graphics,utility
+          NVIDIA_VISIBLE_DEVICES=0
+        driver: 580.159.04 in the kernel, open
+        gpus: none
+        findings:
+        error: the host has an NVIDIA GPU, but this container was started without it
+            PCI 0000:01:00.0 is 10de:2b85 (nvidia)
+            /proc/driver/nvidia/version: the kernel has driver 580.159.04
+            there is no /dev/nvidia0
+            this is docker (/.dockerenv)
+          -> start the container with `--gpus all` (NVIDIA's container toolkit), or ask the provider for a container with a GPU
+        note: the driver's management library does not answer: link, ECC, throttling and the users of memory are not known
+            a libloading error occurred: libnvidia-ml.so.1: cannot open shared object file
+          -> in a container, add `utility` to NVIDIA_DRIVER_CAPABILITIES
+    "#]],
     );
 }
 
@@ -162,7 +211,13 @@ fn a_machine_without_a_gpu_has_no_errors() {
         (files.nodes, files.libraries, files.pci, files.module) =
             (Vec::new(), Vec::new(), Vec::new(), None);
     };
-    check(bare, &["note no_gpu"]);
+    check(
+        bare,
+        expect![[r#"
+        note no_gpu: no NVIDIA GPU is visible here: models run on the CPU
+          -> nothing, if there is none; in a container, start it with `--gpus all`
+    "#]],
+    );
     let mut facts = h200();
     bare(&mut facts);
     assert!(judge(&facts).iter().all(|finding| finding.severity == Severity::Note));
@@ -181,7 +236,12 @@ fn what_is_missing_of_the_driver() {
             }
             facts.system().container = None;
         },
-        &["error no_device_nodes", "note nvml_missing"],
+        expect![[r#"
+            error no_device_nodes: there is an NVIDIA GPU, but its driver is not loaded
+              -> install NVIDIA's driver (525 or later), or `modprobe nvidia`
+            note nvml_missing: the driver's management library does not answer: link, ECC, throttling and the users of memory are not known
+              -> in a container, add `utility` to NVIDIA_DRIVER_CAPABILITIES
+        "#]],
     );
     // The runtime was asked for graphics only.
     check(
@@ -192,7 +252,12 @@ fn what_is_missing_of_the_driver() {
             variables
                 .insert("NVIDIA_DRIVER_CAPABILITIES".to_owned(), "graphics,utility".to_owned());
         },
-        &["error no_driver_library", "note nvml_missing"],
+        expect![[r#"
+            error no_driver_library: a GPU is visible, but the driver's library libcuda.so.1 is not here
+              -> set NVIDIA_DRIVER_CAPABILITIES=compute,utility for the container
+            note nvml_missing: the driver's management library does not answer: link, ECC, throttling and the users of memory are not known
+              -> in a container, add `utility` to NVIDIA_DRIVER_CAPABILITIES
+        "#]],
     );
     // Single devices were given to the container.
     check(
@@ -201,7 +266,10 @@ fn what_is_missing_of_the_driver() {
             files.nodes.retain(|node| node.path != "/dev/nvidia-uvm");
             files.nodes[0].problem = Some("Operation not permitted (os error 1)".to_owned());
         },
-        &["error device_nodes_unusable"],
+        expect![[r#"
+            error device_nodes_unusable: device nodes of the driver cannot be used
+              -> start the container with `--gpus all` rather than with single devices; on a host, run `nvidia-modprobe -u -c=0` and see that this user may open them
+        "#]],
     );
 }
 
@@ -222,7 +290,12 @@ fn drivers_that_do_not_fit() {
             }
             facts.nvml = Probed::Failed("an internal driver error".to_owned());
         },
-        &["error driver_mismatch", "note nvml_missing"],
+        expect![[r#"
+            error driver_mismatch: the driver's library and the kernel's module are of different versions
+              -> reboot the host (or reload the module) after an update of the driver, and start the container again
+            note nvml_missing: the driver's management library does not answer: link, ECC, throttling and the users of memory are not known
+              -> in a container, add `utility` to NVIDIA_DRIVER_CAPABILITIES
+        "#]],
     );
     // A compatibility package on a card that it does not serve.
     check(
@@ -241,7 +314,10 @@ fn drivers_that_do_not_fit() {
             };
             found(&mut facts.driver).libraries.insert(0, compat);
         },
-        &["error driver_mismatch"],
+        expect![[r#"
+            error driver_mismatch: a CUDA compatibility library is loaded that does not serve this card or driver
+              -> take the compatibility folder out of LD_LIBRARY_PATH and of /etc/ld.so.conf.d: halfbyte needs none
+        "#]],
     );
     // Too old for machine code of CUDA 12.
     check(
@@ -255,7 +331,10 @@ fn drivers_that_do_not_fit() {
                 message: "the driver knows CUDA 11.4 at most, 12.0 is needed".to_owned(),
             });
         },
-        &["error driver_unusable"],
+        expect![[r#"
+            error driver_unusable: the driver cannot be used
+              -> update NVIDIA's driver on the host to 525 or later
+        "#]],
     );
     // A card of tomorrow, a driver of yesterday.
     let tomorrow = |driver: (u32, u32)| {
@@ -266,8 +345,20 @@ fn drivers_that_do_not_fit() {
             found(&mut facts.cuda).cuda_version = Some(driver);
         }
     };
-    check(tomorrow((12, 4)), &["error driver_too_old_for_ptx"]);
-    check(tomorrow((13, 2)), &["note kernels_from_ptx"]);
+    check(
+        tomorrow((12, 4)),
+        expect![[r#"
+        error driver_too_old_for_ptx: the driver is too old to compile the kernels for cuda:0 (NVIDIA X100)
+          -> update NVIDIA's driver on the host
+    "#]],
+    );
+    check(
+        tomorrow((13, 2)),
+        expect![[r#"
+        note kernels_from_ptx: the driver compiles the kernels for cuda:0 (NVIDIA X100) when they are first used, which takes some seconds
+          -> nothing; a newer release may have machine code for this card
+    "#]],
+    );
 }
 
 #[test]
@@ -277,21 +368,34 @@ fn a_driver_that_hangs_or_falls() {
             facts.cuda = Probed::TimedOut(20);
             facts.nvml = Probed::Died("signal: 11 (SIGSEGV)".to_owned());
         },
-        &["error no_answer", "error probe_died"],
+        expect![[r#"
+            error no_answer: looking at the driver had no answer within 20 s
+              -> look for `NVRM` and `Xid` in the host's kernel log, and reset the GPU or reboot
+            error probe_died: looking at the driver's management library ended the process that did it
+              -> look for `NVRM` and `Xid` in the host's kernel log, and reset the GPU or reboot
+        "#]],
     );
     check(
         |facts| {
             facts.storage = Some(Probed::TimedOut(20));
             facts.model = Some(Probed::TimedOut(20));
         },
-        &["error no_answer", "error no_answer"],
+        expect![[r#"
+            error no_answer: looking at the storage of models had no answer within 20 s
+              -> see that the file system which holds the model answers: `ls` in its folder
+            error no_answer: looking at the model had no answer within 20 s
+              -> see that the file system which holds the model answers: `ls` in its folder
+        "#]],
     );
     check(
         |facts| {
             facts.storage = Some(Probed::Failed("no such model".to_owned()));
             facts.model = Some(Probed::Failed("no such model".to_owned()));
         },
-        &["error model_unreadable"],
+        expect![[r#"
+            error model_unreadable: the model cannot be read
+              -> name a model that is here; MODEL in `halfbyte --help` says where it is looked for
+        "#]],
     );
 }
 
@@ -301,7 +405,13 @@ fn a_v100_is_too_old() {
         facts.card("Tesla V100-SXM2-16GB", (7, 0), 16_900_000_000, None);
         facts.device().no_kernels = Some("no kernels for compute capability 7.0".to_owned());
     };
-    check(v100, &["error card_too_old"]);
+    check(
+        v100,
+        expect![[r#"
+        error card_too_old: cuda:0 (Tesla V100-SXM2-16GB) is older than any card that halfbyte runs on
+          -> take a card of compute capability 8.0 or later, or run on the CPU with `--device cpu`
+    "#]],
+    );
     // Beside a card that serves, it is less bad.
     check(
         |facts| {
@@ -310,7 +420,10 @@ fn a_v100_is_too_old() {
             old.name = "Tesla V100-SXM2-16GB".to_owned();
             found(&mut facts.cuda).devices.push(old);
         },
-        &["warning card_too_old"],
+        expect![[r#"
+            warning card_too_old: cuda:1 (Tesla V100-SXM2-16GB) is older than any card that halfbyte runs on
+              -> take a card of compute capability 8.0 or later, or run on the CPU with `--device cpu`
+        "#]],
     );
 }
 
@@ -327,7 +440,14 @@ fn cards_that_are_not_what_they_could_be() {
             (gpu.pcie.width, gpu.pcie.width_max) = (Some(4), Some(16));
             gpu.persistence = Some(false);
         },
-        &["warning throttled", "warning narrow_link", "note no_persistence"],
+        expect![[r#"
+            warning throttled: cuda:0 (NVIDIA A40) is too hot, and slows down
+              -> see to its cooling; on a rented machine take another
+            warning narrow_link: cuda:0 (NVIDIA A40) is connected by 4 of 16 PCIe lanes: loading takes longer
+              -> put the card into a slot with all lanes, or see that it sits tight; on a rented machine take another
+            note no_persistence: cuda:0 (NVIDIA A40) is started anew for every program that comes alone, which takes a second or more
+              -> run `nvidia-smi -pm 1`, or nvidia-persistenced, on the host
+        "#]],
     );
     check(
         |facts| {
@@ -336,7 +456,14 @@ fn cards_that_are_not_what_they_could_be() {
             gpu.mig = Some(true);
             gpu.compute_mode = Some("exclusive process".to_owned());
         },
-        &["warning low_power_cap", "note mig", "note compute_exclusive"],
+        expect![[r#"
+            warning low_power_cap: the power cap of cuda:0 (NVIDIA H200) was lowered
+              -> run `nvidia-smi -pl 700` on the host, if speed matters more
+            note mig: cuda:0 (NVIDIA H200) is split into instances (MIG): each has a part of its memory and speed
+              -> nothing; CUDA_VISIBLE_DEVICES chooses the instance
+            note compute_exclusive: cuda:0 (NVIDIA H200) serves one program at a time
+              -> nothing, if that is meant; `nvidia-smi -c 0` on the host ends it
+        "#]],
     );
     check(
         |facts| {
@@ -344,17 +471,42 @@ fn cards_that_are_not_what_they_could_be() {
             facts.gpu().compute_mode = Some("prohibited".to_owned());
             facts.device().error = failed(46, "opening cuda:0: CUDA_ERROR_DEVICE_UNAVAILABLE");
         },
-        &["error card_unusable", "error compute_prohibited", "note throttled"],
+        expect![[r#"
+            error card_unusable: cuda:0 (NVIDIA H200) cannot be opened
+              -> do what the driver's message says; if it says nothing, look for `Xid` in the host's kernel log
+            error compute_prohibited: cuda:0 (NVIDIA H200) is closed to computing
+              -> run `nvidia-smi -c 0` on the host
+            note throttled: cuda:0 (NVIDIA H200) works at its power cap
+              -> nothing; decoding is bound by memory, not by the clock
+        "#]],
     );
 }
 
 #[test]
 fn memory_that_is_faulty() {
-    check(|facts| facts.gpu().ecc.uncorrected = Some(3), &["error memory_errors"]);
-    check(|facts| facts.gpu().ecc.repair_pending = Some(true), &["warning memory_repair_pending"]);
-    check(|facts| facts.gpu().ecc.repair_failed = Some(true), &["error memory_faulty"]);
+    check(
+        |facts| facts.gpu().ecc.uncorrected = Some(3),
+        expect![[r#"
+        error memory_errors: cuda:0 (NVIDIA H200) has lost data in its memory since the driver started
+          -> run `nvidia-smi -r` on the host; if it comes again, take another card
+    "#]],
+    );
+    check(
+        |facts| facts.gpu().ecc.repair_pending = Some(true),
+        expect![[r#"
+        warning memory_repair_pending: the memory of cuda:0 (NVIDIA H200) has a fault that a reset will mend
+          -> end all programs on it, and run `nvidia-smi -r` on the host
+    "#]],
+    );
+    check(
+        |facts| facts.gpu().ecc.repair_failed = Some(true),
+        expect![[r#"
+        error memory_faulty: the memory of cuda:0 (NVIDIA H200) is faulty and cannot be mended
+          -> take another card; this one goes back to its vendor
+    "#]],
+    );
     // What was dealt with long ago is no finding.
-    check(|facts| facts.gpu().ecc.uncorrected_ever = Some(3), &[]);
+    check(|facts| facts.gpu().ecc.uncorrected_ever = Some(3), expect![[""]]);
 }
 
 #[test]
@@ -364,7 +516,10 @@ fn gpus_that_are_hidden_or_taken() {
             found(&mut facts.cuda).devices.clear();
             facts.system().environment.insert("CUDA_VISIBLE_DEVICES".to_owned(), String::new());
         },
-        &["error gpus_hidden"],
+        expect![[r#"
+            error gpus_hidden: 0 of 1 GPUs are visible to programs
+              -> unset CUDA_VISIBLE_DEVICES, if that is not meant
+        "#]],
     );
     check(
         |facts| {
@@ -379,7 +534,12 @@ fn gpus_that_are_hidden_or_taken() {
             facts.gpu().processes = vec![process];
             mixtral(facts, 0);
         },
-        &["error model_does_not_fit", "note memory_taken"],
+        expect![[r#"
+            error model_does_not_fit: mistralai/Mixtral-8x7B-Instruct-v0.1 does not fit into the memory of any GPU here
+              -> take a GPU with more memory, or free what others hold of it
+            note memory_taken: others hold memory of cuda:0 (NVIDIA H200)
+              -> nothing, if those programs are meant; else end them
+        "#]],
     );
 }
 
@@ -392,11 +552,21 @@ fn models_that_fit_in_part_or_come_slowly() {
             facts.storage = storage("nfs4", 180_000_000);
             facts.system().memory.limit = Some(16_000_000_000);
         },
-        &["warning context_is_cut", "warning slow_storage", "note cache_limited"],
+        expect![[r#"
+            warning context_is_cut: mistralai/Mixtral-8x7B-Instruct-v0.1 fits with 1552 tokens of context, not with the 32768 it would take
+              -> take --kv fp8, ask for less with --context, or free memory of the GPU
+            warning slow_storage: a cold start waits long for the storage of the model
+              -> put the model on a local disk (NVMe) of the machine, or into the image
+            note cache_limited: the page cache of this container cannot hold the model: every start reads it from the storage
+              -> give the container more memory, if it starts often
+        "#]],
     );
     check(
         |facts| facts.storage = storage("fuse.juicefs", 2_000_000_000),
-        &["note network_storage"],
+        expect![[r#"
+        note network_storage: the model lies on a network volume, whose speed varies with what others do
+          -> put the model on a local disk (NVMe) of the machine, or into the image
+    "#]],
     );
     check(
         |facts| {
@@ -413,7 +583,14 @@ fn models_that_fit_in_part_or_come_slowly() {
                 fits: Vec::new(),
             }));
         },
-        &["error no_cuda_device", "error model_does_not_fit", "note cpu_quota"],
+        expect![[r#"
+            error no_cuda_device: a GPU is visible, but the driver shows none
+              -> see `nvidia-smi -L` on the host: with MIG, an instance has to be made and given to the container
+            error model_does_not_fit: qwen does not fit into memory with all of its context
+              -> ask for less with --context, or take a machine with more memory
+            note cpu_quota: this container may use 2.5 of 16 processors
+              -> nothing, if that is meant
+        "#]],
     );
 }
 

@@ -1,16 +1,18 @@
-//! Reads documents on all cores, and hands them over as they are ready.
+//! Reads documents on all cores, in processes of their own, and hands them over as they are ready.
 
 use std::fs::{self, File};
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, available_parallelism};
 use std::time::Instant;
 
-use ::extract::{Document, ErrorKind, ExtractError, Input, Limits};
+use ::extract::{Document, ErrorKind, ExtractError, Input, Limits, WorkerCommand, Workers};
 use anyhow::Result;
 use sha2::{Digest, Sha256};
+
+use crate::output::CliError;
 
 /// A document, or why there is none.
 pub(super) struct Read {
@@ -29,6 +31,7 @@ pub(super) fn each(
     mut done: impl FnMut(usize, Read) -> Result<bool>,
 ) -> Result<()> {
     let threads = available_parallelism().map_or(1, usize::from).min(files.len());
+    let workers = &workers(threads)?;
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let (sender, receiver) = sync_channel(threads.max(1));
@@ -39,7 +42,7 @@ pub(super) fn each(
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(file) = files.get(at) else { return };
                     // Whoever listens no more wants no more.
-                    if sender.send((at, read(file, limits))).is_err() {
+                    if sender.send((at, read(workers, file, limits))).is_err() {
                         return;
                     }
                 }
@@ -55,14 +58,32 @@ pub(super) fn each(
     })
 }
 
+/// Up to `count` processes of this program that read documents; none is started yet.
+pub(super) fn workers(count: usize) -> Result<Workers> {
+    let command = WorkerCommand::of_this_program(&["document-reader"]).map_err(|error| {
+        CliError::Failed(format!(
+            "documents are read in processes of this program, and the system does not say where it lies: {error}"
+        ))
+    })?;
+    Ok(Workers::new(command, count))
+}
+
+/// What such a process does.
+pub(super) fn serve() -> Result<()> {
+    let served = ::extract::serve_worker(&mut io::stdin().lock(), &mut io::stdout().lock());
+    served.map_err(|error| {
+        CliError::Failed(format!("the process that asked has gone: {error}")).into()
+    })
+}
+
 /// Reads a file.
-pub(super) fn read(file: &Path, limits: &Limits) -> Read {
+pub(super) fn read(workers: &Workers, file: &Path, limits: &Limits) -> Read {
     let start = Instant::now();
     let name = file.display().to_string();
     let mut sha256 = String::new();
     let document = bytes(file, limits).map_err(|kind| kind.of(&name)).and_then(|bytes| {
         sha256 = digest(&bytes);
-        ::extract::read(Input { bytes: &bytes, name: &name, mime: None }, limits, &mut |_| {})
+        workers.read(Input { bytes: &bytes, name: &name, mime: None }, limits, &mut |_| {})
     });
     Read { document, sha256, seconds: start.elapsed().as_secs_f64() }
 }
