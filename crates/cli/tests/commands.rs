@@ -337,6 +337,18 @@ fn demo_reads_its_sample() {
 }
 
 #[test]
+fn demo_reads_a_pdf_as_it_reads_its_text() {
+    let sample = |name: &str| models().join("../../demo/samples").join(name).display().to_string();
+    let fields = |name: &str| {
+        halfbyte(&["demo", "--file", &sample(name), "--json", "--device", "cpu"]).json()["fields"]
+            .take()
+    };
+    let pdf = fields("invoice.pdf");
+    assert_eq!((&pdf["number"], &pdf["total"]), (&json!("RE-2026/0417"), &json!("1443.35")));
+    assert_eq!(pdf, fields("invoice.txt"));
+}
+
+#[test]
 fn demo_counts_what_is_right() {
     let directory = tempfile::tempdir().unwrap();
     let split = directory.path().join("split.jsonl");

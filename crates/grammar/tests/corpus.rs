@@ -3,19 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
 mod targets;
+#[path = "../../../fuzz/seeds.rs"]
+mod seeds;
 
-use std::fs;
-use std::path::Path;
-
-fn run(name: &str, target: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
-    let mut count = 0;
-    for entry in fs::read_dir(directory).unwrap() {
-        target(&fs::read(entry.unwrap().path()).unwrap());
-        count += 1;
-    }
-    assert!(count > 2, "only {count} inputs for {name}");
-}
+use seeds::run;
 
 #[test]
 fn schema() {

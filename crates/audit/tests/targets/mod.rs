@@ -48,6 +48,11 @@ pub(crate) fn audit_zip(bytes: &[u8]) {
     let _ = run("x.whl", bytes);
 }
 
+/// An image, or a layer of one.
+pub(crate) fn audit_tar(bytes: &[u8]) {
+    let _ = run("x.tar", bytes);
+}
+
 /// A requirement file.
 pub(crate) fn audit_requirements(bytes: &[u8]) {
     let _ = run("requirements.txt", bytes);

@@ -1,0 +1,8 @@
+#![no_main]
+
+// The functions are shared with the plain tests; each program uses one of them.
+#[allow(dead_code)]
+#[path = "../../crates/audit/tests/targets/mod.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::audit_tar(bytes));
