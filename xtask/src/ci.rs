@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::shell::{cargo, run, works};
-use crate::{kernels, peers, root, suites, tidy};
+use crate::{dist, image, kernels, peers, root, suites, tidy};
 
 const FUZZ: [&str; 2] = ["--manifest-path", "fuzz/Cargo.toml"];
 
@@ -38,6 +38,17 @@ pub(crate) fn ci() -> Result<()> {
         "--device",
         "cpu",
     ]))?;
+    // What is handed out is made of that binary, installed and run; and the image of what was installed.
+    let binary = peers::target(&root).join("release/halfbyte");
+    let installed = dist::dist(&root, &dist::Options::ci(binary))?;
+    image::image(&root, &image::Options { binary: Some(installed) })?;
+    if works(Command::new("python3").args(["-c", "import venv, ensurepip"])) {
+        peers::deploy(&root)?;
+    } else {
+        println!(
+            "left out: the files of deploy/ before the programs that read them; Python 3 and python3-venv add it"
+        );
+    }
     if peers::installed(&root) {
         peers::peers(&root)?;
     }

@@ -7,6 +7,8 @@ mod kernels;
 mod peers;
 mod soak;
 mod kill;
+mod dist;
+mod image;
 mod plot;
 mod shell;
 
@@ -28,11 +30,12 @@ cargo xtask <COMMAND>
                        --native: for the GPUs of this machine alone, and nothing without one; --only, --target: a part
                        (both may be repeated); --report prints what each kernel takes, --disassemble looks for the
                        instructions that are meant, --offline-check compiles nothing
-  peers [server | openai | proxy | metrics | spans | schemas ...]
+  peers [deploy | server | openai | proxy | metrics | spans | schemas ...]
                        every fixture through the binary, its artefacts through transformers + bitsandbytes, and a server
                        through OpenAI's Python client, nginx, Prometheus' parser, an OpenTelemetry collector, and all test
                        schemas with jsonschema (the first time: about 1 GB of Python packages, into target/peers and
-                       target/peers-server); with names: those of a server alone, which take little
+                       target/peers-server); with names: those of a server alone, which take little, or `deploy`: its files
+                       before Kubernetes' schemas, hadolint and systemd (the first time: about 40 MB, into target/peers-deploy)
   documents            documents with known content through `extract`, beside pdftotext, PyMuPDF and Tesseract where they
                        are (the first time: about 150 MB of Python packages, into target/peers-documents)
   page                 the web page of `halfbyte serve demo` in headless Chromium, if there is one (HALFBYTE_CHROMIUM)
@@ -41,6 +44,13 @@ cargo xtask <COMMAND>
                        N clients, most of them bad (2000), and one under load that gets SIGTERM, N times (100), N runs
                        of each fuzz target, or of one (1000000, if cargo-fuzz is installed); 0 leaves one out; --seed
                        repeats the clients and signals of another soak
+  dist [--binary PATH] [--out DIR] [--local] [--check]
+                       an archive and a Python wheel of the binary with what belongs to it, and SHA256SUMS, in target/dist; without
+                       --binary one is built for glibc 2.28 and later (the first time: about 100 MB of zig, into target/zig);
+                       --local: any glibc, and no kernels needed; --check installs both in empty places, and runs them
+  image [--binary PATH]
+                       the root filesystems of the container images, as deploy/Dockerfile makes them, run under chroot (as root on
+                       Debian 12 or later): what they hold, sizes, and all that they are for
   plot IN.json OUT.svg bars of what bench/cpu_vs_llama_cpp.py measured
   help                 this text
 ";
@@ -66,11 +76,14 @@ fn run(arguments: &[String]) -> Result<()> {
         ["tidy"] => tidy::tidy(&root),
         ["kernels", options @ ..] => kernels::kernels(&root, &kernels::Options::parse(options)?),
         ["peers"] => peers::peers(&root),
+        ["peers", "deploy"] => peers::deploy(&root),
         ["peers", "server"] => peers::server(&root, &[]),
         ["peers", names @ ..] => peers::server(&root, names),
         ["documents"] => peers::documents(&root),
         ["page"] => peers::page(&root),
         ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),
+        ["dist", options @ ..] => dist::dist(&root, &dist::Options::parse(options)?).map(drop),
+        ["image", options @ ..] => image::image(&root, &image::Options::parse(options)?),
         ["plot", input, output] => plot::plot(Path::new(input), Path::new(output)),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -39,6 +39,13 @@ const DOCUMENTS: Environment = Environment {
     requirements: "fixtures/documents/requirements.txt",
 };
 
+/// Schemas of Kubernetes, and hadolint.
+const DEPLOY: Environment = Environment {
+    variable: "HALFBYTE_DEPLOY_VENV",
+    folder: "peers-deploy",
+    requirements: "deploy/requirements.txt",
+};
+
 /// What a running server is asked by, by the names that `cargo xtask peers` takes.
 const CHECKS: [(&str, &str); 5] = [
     ("openai", "fixtures/check_openai.py"),
@@ -59,6 +66,7 @@ pub(crate) fn peers(root: &Path) -> Result<()> {
     let python = MODELS.make(root)?;
     let halfbyte = build(root)?;
     run(Command::new(python).arg("fixtures/check_families.py").arg(&halfbyte))?;
+    deploy(root)?;
     serve(root, &halfbyte, &[])
 }
 
@@ -84,6 +92,11 @@ fn serve(root: &Path, halfbyte: &Path, names: &[&str]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The files of `deploy/` before the programs that read them.
+pub(crate) fn deploy(root: &Path) -> Result<()> {
+    run(Command::new(DEPLOY.make(root)?).arg("deploy/check.py"))
 }
 
 /// A file of all test schemas, some of which are made up by the tests.
@@ -152,6 +165,6 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf> {
 }
 
 /// Where cargo puts what it builds.
-fn target(root: &Path) -> PathBuf {
+pub(crate) fn target(root: &Path) -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
 }

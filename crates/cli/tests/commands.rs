@@ -413,6 +413,11 @@ fn completions_know_the_commands() {
                 || shell != "bash"
         );
     }
+    let page = halfbyte(&["completions", "man"]);
+    assert_eq!(page.code, 0);
+    for part in [".TH halfbyte 1", ".SH \"HALFBYTE SERVE\"", "\\-\\-drain\\-seconds"] {
+        assert!(page.stdout.contains(part), "{part}");
+    }
 }
 
 #[test]
