@@ -8,6 +8,7 @@ mod models;
 mod pool;
 mod embedded;
 mod memory;
+mod storage;
 mod generation;
 mod bandwidth;
 mod shapes;

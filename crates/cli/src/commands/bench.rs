@@ -1,9 +1,10 @@
-//! `halfbyte bench (MODEL | --shape NAME | --url URL)`.
+//! `halfbyte bench (MODEL [--start] | --shape NAME | --url URL)`.
 
 mod batches;
 mod gpu;
 mod http;
 mod report;
+mod start;
 mod traffic;
 
 use std::time::Instant;
@@ -36,6 +37,9 @@ prompts of 512, 2048 and 8192 tokens, beside the rates that the card reaches.
 
 With --url a running server is measured: streams at once, each with --prompt-tokens random tokens and an answer of \
 --decode-tokens; tokens per second, the time to the first token, and between tokens.
+
+With --start a server of MODEL is started --repeat times: when it listens, begins to read weights, has them, is ready, and has \
+answered with its first token, in milliseconds since its process was started. What follows `--` are options of `serve`.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad input or model, 4 does not fit or device unusable.")]
 pub(crate) struct BenchArgs {
@@ -72,6 +76,8 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     http: http::HttpArgs,
     #[command(flatten)]
+    start: start::StartArgs,
+    #[command(flatten)]
     load: LoadArgs,
     #[command(flatten)]
     places: PlaceArgs,
@@ -85,6 +91,9 @@ pub(crate) struct BenchArgs {
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if let Some(url) = &args.http.url {
         return http::run(args, url);
+    }
+    if args.start.start {
+        return start::run(args);
     }
     let source = Source::open(args)?;
     let cpu = match device::open(&args.device, args.precision.precision)? {

@@ -281,6 +281,11 @@ fn load(args: &ServeArgs, loading: &Loading, url: &str) -> Result<(Served, Engin
     let described = device.describe();
     let (ready, pool) =
         models::ready_to_share(&checkpoint, &args.load, &args.context, &args.pool, device)?;
+    if args.json {
+        output::print_json(
+            &json!({ "event": "reading", "weights_bytes": pool.plan.weights_bytes }),
+        )?;
+    }
     let runner = ready.load_runner(|done, total| loading.progress.layers(done, total))?;
     let vocab_size = checkpoint.config().vocab_size;
     let vocabulary = engine::vocabulary(&tokenizer, vocab_size, &generation.eos_token_id)?;

@@ -3,7 +3,7 @@
 //! Every request has a prompt of its own random tokens, so that no expert is spared and no prefix found, unless a shared
 //! prefix is asked for.
 
-mod stream;
+pub(super) mod stream;
 
 use std::sync::Arc;
 use std::time::Instant;

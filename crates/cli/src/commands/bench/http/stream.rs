@@ -14,7 +14,7 @@ use crate::output::CliError;
 const WORDS: usize = 4000;
 
 /// A server.
-pub(super) struct Client {
+pub(in crate::commands::bench) struct Client {
     http: reqwest::Client,
     url: String,
     key: Option<String>,
@@ -22,7 +22,7 @@ pub(super) struct Client {
 
 /// When the parts of an answer came, in seconds since it was asked for.
 #[derive(Debug)]
-pub(super) struct Timed {
+pub(in crate::commands::bench) struct Timed {
     /// The end of the answer. Not every token has a text, so it may lie well after the last piece.
     pub(super) end: f64,
     /// Pieces of text.
@@ -33,7 +33,7 @@ pub(super) struct Timed {
 
 impl Timed {
     /// The first piece of text.
-    pub(super) fn first(&self) -> f64 {
+    pub(in crate::commands::bench) fn first(&self) -> f64 {
         self.pieces.first().copied().unwrap_or(self.end)
     }
 
@@ -55,7 +55,7 @@ fn failed(what: impl std::fmt::Display) -> CliError {
 }
 
 impl Client {
-    pub(super) fn new(url: &str) -> Result<Self> {
+    pub(in crate::commands::bench) fn new(url: &str) -> Result<Self> {
         if !url.starts_with("http://") {
             let message =
                 format!("{url} does not begin with http://, which is all that bench speaks");
@@ -97,6 +97,12 @@ impl Client {
         Ok(serde_json::from_slice(&bytes).map_err(failed)?)
     }
 
+    /// Whether the server says that it answers.
+    pub(in crate::commands::bench) async fn is_ready(&self) -> bool {
+        let response = self.http.get(format!("{}/ready", self.url)).send().await;
+        response.is_ok_and(|response| response.status().is_success())
+    }
+
     /// The name of the model that the server has.
     pub(super) async fn model(&self) -> Result<String> {
         let models = self.json(self.http.get(format!("{}/v1/models", self.url))).await?;
@@ -127,7 +133,7 @@ impl Client {
     }
 
     /// One completion.
-    pub(super) async fn complete(&self, body: &Value) -> Result<Timed> {
+    pub(in crate::commands::bench) async fn complete(&self, body: &Value) -> Result<Timed> {
         let start = Instant::now();
         let response = self.send(self.post("/v1/completions", body)).await?;
         let mut stream = response.bytes_stream();

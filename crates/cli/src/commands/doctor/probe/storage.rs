@@ -1,8 +1,7 @@
 //! Where models lie: the file system, what of them is in the page cache, and how fast the rest would come.
 
-use std::collections::VecDeque;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,7 @@ use anyhow::Result;
 use super::super::facts::{FileSystem, Reading, Storage};
 use super::os;
 use crate::output::CliError;
-
-/// A folder of models is not walked further than this.
-const ENTRIES_MAX: usize = 20_000;
-const DEPTH_MAX: usize = 6;
+use crate::storage::{cached, files};
 
 /// Bounds of the read, whichever is reached first.
 const BYTES_MAX: u64 = 256 << 20;
@@ -48,55 +44,6 @@ pub(super) fn probe(folder: &Path) -> Result<Storage> {
         cached_bytes: cached.map(|cached| cached.iter().sum()),
         reading: files.first().map(|(path, len)| read(path, *len)),
     })
-}
-
-/// Safetensors files at and below a folder, without links, the largest first, with their lengths.
-fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
-    let mut found = Vec::new();
-    let mut queue = VecDeque::from([(folder.to_owned(), 0)]);
-    let mut entries = 0;
-    while let Some((folder, depth)) = queue.pop_front() {
-        for name in os::names(&folder) {
-            entries += 1;
-            if entries > ENTRIES_MAX {
-                return found;
-            }
-            let path = folder.join(&name);
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            if metadata.is_dir() && depth < DEPTH_MAX && !path.is_symlink() {
-                queue.push_back((path, depth + 1));
-            } else if metadata.is_file()
-                && name.ends_with(".safetensors")
-                && let Ok(real) = path.canonicalize()
-            {
-                found.push((real, metadata.len()));
-            }
-        }
-    }
-    found.sort_by_key(|(path, len)| (std::cmp::Reverse(*len), path.clone()));
-    found.dedup();
-    found
-}
-
-/// Bytes of a file in the page cache, where the system tells this user.
-fn cached(path: &Path) -> Option<u64> {
-    if !is_told(path) {
-        return None;
-    }
-    model::files::cached_bytes(path).ok()?
-}
-
-#[cfg(unix)]
-fn is_told(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let user = rustix::process::geteuid();
-    let owner = fs::metadata(path).is_ok_and(|metadata| metadata.uid() == user.as_raw());
-    owner || user.is_root() || fs::OpenOptions::new().write(true).open(path).is_ok()
-}
-
-#[cfg(not(unix))]
-fn is_told(_: &Path) -> bool {
-    false
 }
 
 /// Reads a part of a file past the page cache: nothing is added to the cache, and nothing dropped from it.
