@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use backend::{KV_BLOCK_SIZE, StepLimits};
-use cuda::driver::{self, DeviceInfo};
+use cuda::driver::{self, Context, DeviceInfo};
 use cuda::images::{self, Target};
 use cuda::{Cuda, MemoryPlan, Options, Planner};
 use engine::Runner;
@@ -23,6 +23,8 @@ pub(crate) struct Gpu {
     pub(crate) info: DeviceInfo,
     pub(crate) target: Target,
     pub(crate) fp8_kv: bool,
+    /// Held from here on: to open a card takes a quarter of a second.
+    context: Context,
 }
 
 impl Gpu {
@@ -42,7 +44,8 @@ impl Gpu {
             .nth(ordinal as usize)
             .ok_or_else(|| unusable(cuda::CudaError::NoDevice { ordinal, count }))?;
         let choice = images::choose(info.compute_capability, false).map_err(unusable)?;
-        Ok(Gpu { info, target: choice.target(), fp8_kv })
+        let context = Context::new(ordinal).map_err(unusable)?;
+        Ok(Gpu { info, target: choice.target(), fp8_kv, context })
     }
 
     /// The device in words: `cuda:0 (NVIDIA H200, sm_90a kernels)`.
@@ -64,8 +67,7 @@ impl Gpu {
 
     /// Bytes that the driver would give now, and bytes of the card.
     pub(crate) fn memory(&self) -> Result<(u64, u64)> {
-        let context = driver::Context::new(self.info.ordinal).map_err(device_error)?;
-        Ok(context.mem_info().map_err(device_error)?)
+        Ok(self.context.mem_info().map_err(device_error)?)
     }
 }
 
@@ -245,6 +247,7 @@ pub(crate) fn load(
     let bar = progress::count("loading", config.num_hidden_layers as u64);
     let options = Options { ordinal: gpu.info.ordinal, limits, fp8_kv: gpu.fp8_kv, random_weights };
     let cuda = Cuda::new(options, &plan).map_err(device_error)?;
+    let prepared = start.elapsed().as_secs_f64();
     let model = Transformer::load(config, weights, &cuda, |done| {
         bar.set_position(done as u64);
         on_layer(done);
@@ -252,9 +255,9 @@ pub(crate) fn load(
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     output::note(&format!(
-        "loaded: {} in {seconds:.2} s, {}/s",
+        "loaded: {} in {seconds:.2} s, of which {prepared:.2} s for memory and kernels; {}/s",
         gb(plan.weights.total() as u64),
-        gb((plan.weights.total() as f64 / seconds) as u64)
+        gb((plan.weights.total() as f64 / (seconds - prepared)) as u64)
     ));
     Ok(Runner::new(cuda, model, context, limits)?)
 }

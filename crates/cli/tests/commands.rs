@@ -490,3 +490,23 @@ fn extract_fills_in_fields_and_checks_them() {
     let own = checks.iter().find(|check| check["rule"] == "own.sum").unwrap();
     assert_eq!(own["status"], "passed");
 }
+
+#[test]
+fn bench_takes_the_time_of_a_start() {
+    let start = |more: &[&str]| {
+        let typed = [&["bench", "demo", "--start", "--repeat", "2", "--json", "--"], more].concat();
+        halfbyte(&typed)
+    };
+    let report = start(&["--device", "cpu", "--context", "256"]).json();
+    let starts = report["starts"].as_array().unwrap();
+    assert_eq!(starts.len(), 2);
+    for start in starts {
+        let stages = ["listening", "reading", "loaded", "ready", "first_token"];
+        let at = stages.map(|stage| start["milliseconds"][stage].as_f64().unwrap());
+        assert!(at[0] > 0.0 && at.is_sorted(), "{start}");
+    }
+    // A server that cannot start says why.
+    let failed = start(&["--context", "99999999"]);
+    assert_eq!(failed.code, 1, "{}", failed.text());
+    assert!(failed.text().contains("99999999"), "{}", failed.text());
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::files::Files;
+use crate::files::{self, Files};
 use crate::safetensors::{self, Dtype, TensorInfo};
 use crate::{Config, ModelError, Result};
 
@@ -18,6 +18,9 @@ pub const INDEX: &str = "model.safetensors.index.json";
 /// Most bytes that the files of a checkpoint may claim to hold where they are not at hand: more than any model, and little enough
 /// that sums and small multiples of it stay numbers.
 const MAX_CLAIMED_BYTES: u64 = 1 << 45;
+
+/// Tensors of which the system is told beforehand that they will be read.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// An opened checkpoint: its config parsed, the headers of its tensors checked, its weights mapped but not read.
 #[derive(Debug)]
@@ -216,6 +219,17 @@ impl Checkpoint {
             bytes: bytes.slice(info.bytes.clone()),
             file: file.clone(),
         })
+    }
+
+    /// Lets the system begin to read every small tensor. A checkpoint in 4 bits has thousands that are read one by one before
+    /// the plan stands, each of which would wait for the disk alone.
+    pub(crate) fn prefetch_small(&self) {
+        for Entry { shard, info } in self.tensors.values() {
+            let bytes = self.shards[*shard].bytes.get(info.bytes.clone());
+            if let Some(bytes) = bytes.filter(|bytes| bytes.len() <= SMALL_BYTES) {
+                files::will_need(bytes);
+            }
+        }
     }
 
     pub(crate) fn missing(&self, name: &str) -> ModelError {

@@ -122,6 +122,11 @@ pub fn cached_bytes(path: &Path) -> Result<Option<u64>> {
     Ok(residency::resident_bytes(&mapped))
 }
 
+/// Lets the system begin to read bytes of a mapped file, which is not waited for. Of other bytes nothing becomes.
+pub(crate) fn will_need(bytes: &[u8]) {
+    residency::will_need(bytes);
+}
+
 #[cfg(target_os = "linux")]
 mod residency {
     use std::ffi::{c_int, c_void};
@@ -129,6 +134,19 @@ mod residency {
     unsafe extern "C" {
         fn getpagesize() -> c_int;
         fn mincore(address: *mut c_void, length: usize, pages: *mut u8) -> c_int;
+        fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
+    }
+
+    /// `MADV_WILLNEED` of Linux's `mman-common.h`.
+    const WILL_NEED: c_int = 3;
+
+    pub(super) fn will_need(bytes: &[u8]) {
+        // SAFETY: takes nothing, returns a number.
+        let page = usize::try_from(unsafe { getpagesize() }).unwrap_or(4096);
+        let before = bytes.as_ptr().addr() % page;
+        let start = bytes.as_ptr().wrapping_byte_sub(before).cast_mut();
+        // SAFETY: the advice changes no byte and unmaps nothing, whatever lies there; an error is as good as none.
+        unsafe { madvise(start.cast(), before + bytes.len(), WILL_NEED) };
     }
 
     /// Bytes that are asked about in one call; a multiple of every page size.
@@ -160,6 +178,8 @@ mod residency {
 
 #[cfg(not(target_os = "linux"))]
 mod residency {
+    pub(super) fn will_need(_: &[u8]) {}
+
     pub(super) fn resident_bytes(_: &memmap2::Mmap) -> Option<u64> {
         None
     }

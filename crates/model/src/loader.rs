@@ -30,6 +30,7 @@ impl ModelWeights {
         mut progress: impl FnMut(usize),
     ) -> Result<Self> {
         policy.check_names(checkpoint)?;
+        checkpoint.prefetch_small();
         let mut loader = WeightLoader::new(checkpoint, policy);
         let embed_tokens = loader.embed_tokens()?;
         let mut layers = Vec::with_capacity(checkpoint.config().num_hidden_layers);

@@ -1,8 +1,10 @@
 //! `halfbyte serve MODEL`.
 
 use std::env;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Error, Result};
@@ -275,9 +277,15 @@ fn ended(error: ServeError<Error>) -> Error {
 
 /// Loads the model and makes an engine of it.
 fn load(args: &ServeArgs, loading: &Loading, url: &str) -> Result<(Served, Engine)> {
-    let checkpoint = models::open(&args.model, &args.places)?;
-    let TextSide { tokenizer, generation, template } = TextSide::load(&checkpoint)?;
-    let device = device::open(&args.device, args.precision.precision)?;
+    // A card takes as long to open as a model's files.
+    let (read, opened) = thread::scope(|scope| {
+        let opened = scope.spawn(|| device::open(&args.device, args.precision.precision));
+        let read = models::open(&args.model, &args.places)
+            .and_then(|checkpoint| TextSide::load(&checkpoint).map(|text| (checkpoint, text)));
+        (read, opened.join())
+    });
+    let (checkpoint, TextSide { tokenizer, generation, template }) = read?;
+    let device = opened.unwrap_or_else(|panic| resume_unwind(panic))?;
     let described = device.describe();
     let (ready, pool) =
         models::ready_to_share(&checkpoint, &args.load, &args.context, &args.pool, device)?;

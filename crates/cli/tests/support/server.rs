@@ -44,6 +44,7 @@ impl Server {
     }
 
     pub(crate) fn wait_until_ready(&mut self) -> Value {
+        assert_eq!(read_json(&mut self.stdout)["event"], "reading");
         let loaded = read_json(&mut self.stdout);
         assert_eq!(loaded["event"], "loaded");
         let start = Instant::now();

@@ -146,7 +146,8 @@ impl Server {
     /// Why it has ended, in its own words.
     fn last_words(&mut self) -> String {
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
-        said.lines().last().unwrap_or("without a word").to_owned()
+        let says_why = said.lines().rfind(|line| line.contains("rror"));
+        says_why.or(said.lines().last()).unwrap_or("without a word").to_owned()
     }
 }
 
