@@ -30,7 +30,7 @@ cargo xtask <COMMAND>
                        --native: for the GPUs of this machine alone, and nothing without one; --only, --target: a part
                        (both may be repeated); --report prints what each kernel takes, --disassemble looks for the
                        instructions that are meant, --offline-check compiles nothing
-  peers [deploy | server | openai | proxy | metrics | spans | schemas ...]
+  peers [deploy | server | openai | proxy | metrics | spans | schemas | worker ...]
                        every fixture through the binary, its artefacts through transformers + bitsandbytes, and a server
                        through OpenAI's Python client, nginx, Prometheus' parser, an OpenTelemetry collector, and all test
                        schemas with jsonschema (the first time: about 1 GB of Python packages, into target/peers and

@@ -25,7 +25,7 @@ const MODELS: Environment = Environment {
     requirements: "fixtures/requirements.txt",
 };
 
-/// OpenAI's client, the parser of Prometheus, OpenTelemetry's definitions, jsonschema.
+/// OpenAI's client, the parser of Prometheus, OpenTelemetry's definitions, jsonschema, RunPod's SDK.
 const SERVER: Environment = Environment {
     variable: "HALFBYTE_SERVER_VENV",
     folder: "peers-server",
@@ -47,12 +47,13 @@ const DEPLOY: Environment = Environment {
 };
 
 /// What a running server is asked by, by the names that `cargo xtask peers` takes.
-const CHECKS: [(&str, &str); 5] = [
+const CHECKS: [(&str, &str); 6] = [
     ("openai", "fixtures/check_openai.py"),
     ("proxy", "fixtures/check_proxy.py"),
     ("metrics", "fixtures/check_metrics.py"),
     ("spans", "fixtures/check_spans.py"),
     ("schemas", "fixtures/check_schemas.py"),
+    ("worker", "fixtures/check_worker.py"),
 ];
 
 /// Whether there is a Python environment for the models, so that [`peers`] fetches little.
