@@ -18,6 +18,8 @@ pub(crate) struct Options {
     cases: u32,
     /// How often `quantize` is killed.
     kills: u32,
+    /// How often `pull` is killed.
+    pulls: u32,
     /// Clients that a server meets.
     clients: u32,
     /// How often a server under load gets SIGTERM.
@@ -37,6 +39,7 @@ impl Options {
         let mut options = Options {
             cases: 100_000,
             kills: 100,
+            pulls: 100,
             clients: 2_000,
             signals: 100,
             seed: time as u64 & SEED_BITS,
@@ -51,6 +54,7 @@ impl Options {
             match *name {
                 "--cases" => options.cases = count()?,
                 "--kills" => options.kills = count()?,
+                "--pulls" => options.pulls = count()?,
                 "--clients" => options.clients = count()?,
                 "--signals" => options.signals = count()?,
                 "--runs" => options.runs = count()?,
@@ -76,13 +80,17 @@ pub(crate) fn soak(root: &Path, options: &Options) -> Result<()> {
         let halfbyte = peers::build(root)?;
         kill::kill(root, &halfbyte, options.kills)?;
     }
+    if options.pulls > 0 {
+        let test = "kills_at_any_moment_lose_nothing";
+        seeded(options.pulls, options.seed, "HALFBYTE_SOAK_PULLS", "pull", test)?;
+    }
     let chaos = [
         (options.clients, "HALFBYTE_SOAK_CLIENTS", "clients_of_all_kinds_leave_nothing_behind"),
         (options.signals, "HALFBYTE_SOAK_SIGNALS", "a_signal_at_any_moment_lets_every_stream_end"),
     ];
     for (count, variable, test) in chaos {
         if count > 0 {
-            serve_chaos(count, options.seed, variable, test)?;
+            seeded(count, options.seed, variable, "chaos", test)?;
         }
     }
     if options.runs > 0 {
@@ -91,12 +99,12 @@ pub(crate) fn soak(root: &Path, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A server among bad clients, or under signals; the test prints what became of it.
-fn serve_chaos(count: u32, seed: u64, variable: &str, test: &str) -> Result<()> {
+/// A test of the binary with another count: a server among bad clients or under signals, kills; it prints what became of it.
+fn seeded(count: u32, seed: u64, variable: &str, file: &str, test: &str) -> Result<()> {
     run(cargo()
         .env(variable, count.to_string())
         .env("HALFBYTE_SOAK_SEED", format!("{seed:#x}"))
-        .args(["test", "--release", "--locked", "--package", "halfbyte", "--test", "chaos"])
+        .args(["test", "--release", "--locked", "--package", "halfbyte", "--test", file])
         .args(["--", "--nocapture", test]))
 }
 

@@ -11,7 +11,7 @@ use quant::{QuantConfig, QuantType};
 
 use crate::build;
 use crate::commands::{
-    audit, bench, chat, completions, demo, doctor, extract, plan, prompt, quantize, score,
+    audit, bench, chat, completions, demo, doctor, extract, plan, prompt, pull, quantize, score,
     selftest, serve, worker,
 };
 use crate::output::{self, CliError};
@@ -27,7 +27,7 @@ Exit codes:
 
 MODEL is a directory, else ORG/NAME in --model-dir, else ORG/NAME in the Hugging Face cache,
 or `demo`, the small model that this binary holds (`./demo` is a directory of that name).
-Nothing is downloaded; `plan --hub` alone reads from the network: headers.";
+`pull` alone downloads models; `plan --hub` reads headers from the network.";
 
 /// 4-bit language models from one binary: reads bitsandbytes' NF4 and FP4 checkpoints as they are.
 #[derive(Debug, Parser)]
@@ -55,6 +55,8 @@ pub(crate) enum Command {
     Worker(Box<worker::WorkerArgs>),
     /// Write a 4-bit checkpoint from a 16-bit one
     Quantize(quantize::QuantizeArgs),
+    /// Fetch a model from the Hugging Face hub, verified, to where the other commands find it
+    Pull(pull::PullArgs),
     /// Say how probable a model finds a text, token by token
     Score(score::ScoreArgs),
     /// Measure the speed of this machine
@@ -84,6 +86,7 @@ impl Command {
             Command::Serve(args) => args.json,
             Command::Worker(args) => args.serve.json,
             Command::Quantize(args) => args.json,
+            Command::Pull(args) => args.json,
             Command::Score(args) => args.json,
             Command::Bench(args) => args.json,
             Command::Plan(args) => args.json,

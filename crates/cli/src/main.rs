@@ -13,7 +13,7 @@ mod generation;
 mod bandwidth;
 mod shapes;
 mod cards;
-mod hub;
+mod headers;
 mod random_weights;
 mod progress;
 mod interrupt;

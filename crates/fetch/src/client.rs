@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, HeaderMap, LINK, RANGE, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, StatusCode, Url};
 
@@ -115,6 +115,52 @@ impl Client {
         Ok(bytes)
     }
 
+    /// An answer of at most `max` bytes, and the query of the page that follows it, if its `Link` header names one.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn page(&self, url: &str, max: u64) -> Result<(Bytes, Option<String>), FetchError> {
+        let response = self.send(url, None).await?;
+        let next = next_page(response.headers());
+        let bytes = up_to(url, response, max.saturating_add(1)).await?;
+        if bytes.len() as u64 > max {
+            return Err(FetchError::TooLarge { url: url.to_owned(), max });
+        }
+        Ok((bytes, next))
+    }
+
+    /// The bytes `range` of a file of `file_len` bytes, as they come.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; also if the server's file has another length.
+    pub async fn stream(
+        &self,
+        url: &str,
+        range: Range<u64>,
+        file_len: u64,
+    ) -> Result<PartStream, FetchError> {
+        let wrong = |what: String| FetchError::Answer { url: url.to_owned(), what };
+        if range.is_empty() {
+            return Err(wrong("no byte of it was asked for".to_owned()));
+        }
+        let header = format!("bytes={}-{}", range.start, range.end - 1);
+        let response = self.send(url, Some(&header)).await?;
+        let (range, len) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let len = expect_range(&response, &range).map_err(wrong)?;
+                (range, len)
+            }
+            // Without a length, the digest decides.
+            _ => (0..file_len, response.content_length().unwrap_or(file_len)),
+        };
+        if len != file_len {
+            return Err(wrong(format!("the file has {len} bytes there, not {file_len}")));
+        }
+        let led_to = (response.url().as_str() != url).then(|| response.url().to_string());
+        let expected = range.end - range.start;
+        Ok(PartStream { response, url: url.to_owned(), range, expected, led_to })
+    }
+
     /// The bytes `range` of a file, fewer only where the file ends within it. If the server ignores ranges, what lies before it
     /// is read and dropped, what lies behind never read.
     ///
@@ -157,6 +203,7 @@ impl Client {
             return Err(FetchError::Url { url: url.to_owned(), reason: reason.to_owned() });
         }
         let is_home = parsed.origin() == self.home.origin();
+        let asked = parsed.origin();
         let mut request = self.http.get(parsed).header(ACCEPT_ENCODING, "identity");
         if let Some(range) = range {
             request = request.header(RANGE, range);
@@ -170,18 +217,90 @@ impl Client {
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::PARTIAL_CONTENT if range.is_some() => Ok(response),
-            StatusCode::NOT_FOUND => Err(FetchError::NotFound { url: url() }),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(FetchError::Denied { url: url(), status: status.as_u16() })
+            StatusCode::NOT_FOUND => {
+                Err(FetchError::NotFound { url: url(), code: error_code(&response) })
+            }
+            // Elsewhere it is no word about the token, which is not sent there, but about the redirect.
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+                if response.url().origin() == asked =>
+            {
+                let (status, code) = (status.as_u16(), error_code(&response));
+                Err(FetchError::Denied { url: url(), status, code })
             }
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 let what =
                     "it says that the file ends before the part that was asked for".to_owned();
                 Err(FetchError::Answer { url: url(), what })
             }
-            status => Err(FetchError::Status { url: url(), status: status.as_u16() }),
+            status => {
+                let retry_after = retry_after(response.headers());
+                Err(FetchError::Status { url: url(), status: status.as_u16(), retry_after })
+            }
         }
     }
+}
+
+/// A part of a file on its way.
+#[derive(Debug)]
+pub struct PartStream {
+    response: Response,
+    url: String,
+    /// What is still to come.
+    range: Range<u64>,
+    expected: u64,
+    led_to: Option<String>,
+}
+
+impl PartStream {
+    /// The bytes that are still to come: at first those that were asked for, or the whole file if the server ignores ranges.
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Where redirects led, which may be asked in place of them for a while. It may be signed, which makes it a secret.
+    pub fn led_to(&self) -> Option<&str> {
+        self.led_to.as_deref()
+    }
+
+    /// What came next; `None` when all is there. Never more than was to come.
+    ///
+    /// # Errors
+    /// If the connection breaks, stalls, or ends before the part does.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let left = self.range.end - self.range.start;
+        if left == 0 {
+            return Ok(None);
+        }
+        let chunk = self.response.chunk().await.map_err(|error| failed(&self.url, error))?;
+        let Some(mut chunk) = chunk else {
+            let (got, expected) = (self.expected - left, self.expected);
+            return Err(FetchError::Cut { url: self.url.clone(), got, expected });
+        };
+        chunk.truncate(left.min(chunk.len() as u64) as usize);
+        self.range.start += chunk.len() as u64;
+        Ok(Some(chunk))
+    }
+}
+
+/// What the hub calls its refusals, as `GatedRepo`.
+fn error_code(response: &Response) -> Option<String> {
+    let code = response.headers().get("x-error-code")?.to_str().ok()?;
+    let is_word = code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    is_word.then(|| code.to_owned())
+}
+
+/// How long a server asks to be left alone; the form with a date is not read, nor used where it matters here.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// The query of `<https://host/path?query>; rel="next"`: the path is known, and no other host is asked.
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let link = headers.get(LINK)?.to_str().ok()?;
+    let next = link.split(',').find(|link| link.contains("rel=\"next\""))?;
+    let url = next.trim().strip_prefix('<')?.split('>').next()?;
+    url.split_once('?').map(|(_, query)| query.to_owned())
 }
 
 /// The length of the file, if the answer holds what was asked for.

@@ -1,6 +1,7 @@
 //! What can go wrong on the way.
 
 use std::error::Error;
+use std::time::Duration;
 
 /// Why a file did not come: one line that says what, where and what to do. URLs are those that were asked for: where they led
 /// may hold signatures, which are secrets.
@@ -20,6 +21,8 @@ pub enum FetchError {
     NotFound {
         /// What was asked for.
         url: String,
+        /// The hub's word for it, as `RevisionNotFound`.
+        code: Option<String>,
     },
     /// Not without a token, or not with this one.
     #[error("{url}: the server refuses ({status})")]
@@ -28,6 +31,8 @@ pub enum FetchError {
         url: String,
         /// 401 or 403.
         status: u16,
+        /// The hub's word for it, as `GatedRepo`.
+        code: Option<String>,
     },
     /// Any other answer that is not the file.
     #[error("{url}: the server answers {status}{}", advice(*status))]
@@ -36,6 +41,8 @@ pub enum FetchError {
         url: String,
         /// The HTTP status.
         status: u16,
+        /// How long the server asks to be left alone.
+        retry_after: Option<Duration>,
     },
     /// More bytes than the caller takes.
     #[error("{url}: is larger than the {max} bytes that are read of it")]

@@ -9,7 +9,7 @@ mod error;
 mod range;
 mod tls;
 
-pub use client::{Client, Limits, Part, Token};
+pub use client::{Client, Limits, Part, PartStream, Token};
 pub use error::{FetchError, root_cause};
 pub use public::{NotPublic, is_public, public_builder, public_url};
 pub use range::ContentRange;

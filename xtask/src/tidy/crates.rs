@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::repository::{Repository, code, lines};
 
 /// A crate's folder, and the crates of ours that it may use, tests aside.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("quant", &[]),
     ("backend", &["quant"]),
     ("cuda", &["backend", "quant"]),
@@ -14,14 +14,15 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("audit", &[]),
     ("extract", &[]),
     ("fetch", &[]),
+    ("hub", &["fetch"]),
     ("engine", &["model", "grammar", "backend"]),
     ("worker", &["fetch", "server"]),
     ("server", &["extract", "fetch", "engine", "model", "grammar", "backend"]),
     (
         "cli",
         &[
-            "audit", "extract", "fetch", "worker", "server", "engine", "grammar", "model", "cuda",
-            "backend", "quant",
+            "audit", "extract", "fetch", "hub", "worker", "server", "engine", "grammar", "model",
+            "cuda", "backend", "quant",
         ],
     ),
 ];
@@ -78,11 +79,12 @@ const RESERVED: [(&[&str], &[&str], &str); 2] = [
             "crates/server/src/test",
             "crates/cli/src/commands/bench/http",
             "crates/fetch/src/",
-            "crates/cli/src/hub.rs",
+            "crates/hub/src/",
+            "crates/cli/src/headers.rs",
             "crates/cli/src/commands/audit/remote.rs",
             "crates/worker/src/",
         ],
-        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform, documents and wheels by URL",
+        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, `pull`, a worker's platform, documents and wheels by URL",
     ),
 ];
 
@@ -234,7 +236,7 @@ mod tests {
         assert_eq!(
             server("crates/server/src/run.rs", calls),
             [
-                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, a worker's platform, documents and wheels by URL"
+                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, `pull`, a worker's platform, documents and wheels by URL"
             ]
         );
     }

@@ -7,6 +7,7 @@ pub(crate) mod extract;
 pub(crate) mod serve;
 pub(crate) mod worker;
 pub(crate) mod quantize;
+pub(crate) mod pull;
 pub(crate) mod score;
 pub(crate) mod bench;
 pub(crate) mod plan;
@@ -29,6 +30,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Serve(args) => serve::run(args),
         Command::Worker(args) => worker::run(*args),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Pull(args) => pull::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Plan(args) => plan::run(&args),

@@ -17,7 +17,7 @@ use crate::models::{self, DEFAULT_CONTEXT_MAX};
 use crate::output::{self, CliError};
 use crate::random_weights::{self, LmHead};
 use crate::shapes::Shape;
-use crate::{embedded, hub};
+use crate::{embedded, headers};
 use estimate::{Ask, Target};
 use report::Report;
 
@@ -131,7 +131,7 @@ impl Model {
     fn open(args: &PlanArgs) -> Result<Self> {
         let is_url = args.model.starts_with("https://") || args.model.starts_with("http://");
         if args.hub || is_url {
-            let checkpoint = hub::open(&args.model, args.revision.as_deref())?;
+            let checkpoint = headers::open(&args.model, args.revision.as_deref())?;
             let name = checkpoint.files().root().display().to_string();
             return Model::of_checkpoint(&checkpoint, name, "headers on the hub", &args.load);
         }
