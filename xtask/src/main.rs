@@ -39,7 +39,7 @@ cargo xtask <COMMAND>
   documents            documents with known content through `extract`, beside pdftotext, PyMuPDF and Tesseract where they
                        are (the first time: about 150 MB of Python packages, into target/peers-documents)
   page                 the web page of `halfbyte serve demo` in headless Chromium, if there is one (HALFBYTE_CHROMIUM)
-  soak [--cases N] [--kills N] [--clients N] [--signals N] [--seed HEX] [--runs N] [--target NAME]
+  soak [--cases N] [--kills N] [--pulls N] [--clients N] [--signals N] [--seed HEX] [--runs N] [--target NAME]
                        property tests with N cases each (100000), `quantize` killed N times (100), a server that meets
                        N clients, most of them bad (2000), and one under load that gets SIGTERM, N times (100), N runs
                        of each fuzz target, or of one (1000000, if cargo-fuzz is installed); 0 leaves one out; --seed
