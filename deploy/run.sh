@@ -20,5 +20,6 @@ else
     echo "mounts are not allowed here: no /proc, and only the rights of files keep $root as it is" >&2
 fi
 unset HALFBYTE_MOUNTED
-exec env -i PATH=/usr/bin HOME=/tmp LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64 HALFBYTE_MODEL_DIR=/models HF_HOME=/models/huggingface \
+exec env -i PATH=/usr/bin HOME=/tmp LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64 \
+    HALFBYTE_MODEL_DIR=/models HF_HOME=/models/huggingface HALFBYTE_JOBS=off \
     "$(command -v chroot)" --userspec=65532:65532 "$root" "$@"
