@@ -21,6 +21,13 @@ fn read(path: &str) -> String {
 /// Whatever is wrong with an argument is said before the help is printed.
 #[track_caller]
 fn parses(arguments: &[String]) {
+    if let [command, model, ..] = arguments
+        && ["serve", "worker"].contains(&command.as_str())
+    {
+        // A bare name would be looked for nowhere but in the working directory.
+        let is_named = model.starts_with('/') || model.split('/').count() == 2;
+        assert!(is_named, "{model} is neither a whole path nor ORG/NAME");
+    }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["--help"]).collect();
     let run = halfbyte(&arguments);
     assert_eq!(run.code, 0, "{arguments:?}\n{}", run.text());
