@@ -72,39 +72,52 @@ fn length(first: u8, bytes: &mut impl Iterator<Item = u8>) -> Option<usize> {
     Some(length)
 }
 
-/// The largest window that is taken memory for.
-const ZSTD_WINDOW_MAX: u64 = 64 << 20;
-
+/// The first block of a frame, made a frame of its own: a decoder gives nothing before a frame ends or its window is full, and
+/// that of a whole payload is the payload. RFC 8878, 3.1.1.
 fn zstd_prefix(packed: &[u8], size: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(size);
-    if zstd_window(packed).is_none_or(|window| window > ZSTD_WINDOW_MAX) {
-        return out;
-    }
-    if let Ok(decoder) = StreamingDecoder::new(packed) {
+    let Some(frame) = first_block(packed) else { return out };
+    if let Ok(decoder) = StreamingDecoder::new(&frame[..]) {
         // What came before an error is kept: the packed bytes may be cut off.
         let _ = decoder.take(size as u64).read_to_end(&mut out);
     }
     out
 }
 
-/// Memory that a frame asks for: RFC 8878, 3.1.1.1.
-fn zstd_window(packed: &[u8]) -> Option<u64> {
-    let descriptor = *packed.get(4)?;
-    if descriptor & 0x20 == 0 {
-        let byte = u64::from(*packed.get(5)?);
-        let base = 1u64 << (10 + (byte >> 3));
-        return Some(base + base / 8 * (byte & 7));
-    }
-    // One segment: the window is the content.
+/// The most that a block unpacks to (RFC 8878, 3.1.1.2.4), which is as large a window as its own frame needs, and its code.
+const ZSTD_BLOCK_MAX: usize = 128 << 10;
+const ZSTD_BLOCK_WINDOW: u8 = (17 - 10) << 3;
+
+/// A frame of the first block alone; `None` if these are not the first bytes of a frame.
+fn first_block(packed: &[u8]) -> Option<Vec<u8>> {
+    let (magic, rest) = packed.split_at_checked(4)?;
+    let (&descriptor, rest) = rest.split_first()?;
+    let is_single_segment = descriptor & 0x20 != 0;
     let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
-    let size = [1, 2, 4, 8][usize::from(descriptor >> 6)];
-    let mut content = [0; 8];
-    content[..size].copy_from_slice(packed.get(5 + dictionary..5 + dictionary + size)?);
-    Some(u64::from_le_bytes(content))
+    let content = match descriptor >> 6 {
+        0 => usize::from(is_single_segment),
+        code => 1 << code,
+    };
+    let window = usize::from(!is_single_segment);
+    let rest = rest.get(window + dictionary + content..)?;
+    let &[first, second, third, ..] = rest else { return None };
+    let header = u32::from_le_bytes([first, second, third, 0]);
+    let len = (header >> 3) as usize;
+    // A block of one byte, so many times, holds that byte alone.
+    let held = if header >> 1 & 3 == 1 { 1 } else { len };
+    if len > ZSTD_BLOCK_MAX {
+        return None;
+    }
+    let block = &rest[3..rest.len().min(3 + held)];
+    // No checksum, no dictionary, no size; and the bit that says it is the last block.
+    let start = [magic, &[0, ZSTD_BLOCK_WINDOW, first | 1, second, third]].concat();
+    Some([&start, block].concat())
 }
 
 #[cfg(test)]
 mod tests {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
     use super::*;
 
     #[test]
@@ -124,9 +137,28 @@ mod tests {
     }
 
     #[test]
-    fn a_zstd_frame_that_asks_for_much_memory_is_left_alone() {
+    fn of_a_zstd_frame_the_first_block_is_enough() {
+        let content: Vec<u8> = (0..1_000_000_u32).flat_map(|i| (i % 1000).to_le_bytes()).collect();
+        for level in [CompressionLevel::Uncompressed, CompressionLevel::Fastest] {
+            let frame = compress_to_vec(&content[..], level);
+            for len in [200 << 10, frame.len()] {
+                let packed = &frame[..len.min(frame.len())];
+                assert_eq!(zstd_prefix(packed, 100), content[..100]);
+            }
+            for len in 0..20 {
+                assert!(zstd_prefix(&frame[..len], 100).is_empty());
+            }
+        }
+        let short = compress_to_vec(&b"short"[..], CompressionLevel::Fastest);
+        assert_eq!(zstd_prefix(&short, 100), b"short");
+        // One byte, five times (an RLE block), in a frame of one segment with a size of one byte.
+        let same = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 5, 0x2b, 0, 0, b'x'];
+        assert_eq!(zstd_prefix(&same, 100), b"xxxxx");
+    }
+
+    #[test]
+    fn a_zstd_frame_that_asks_for_much_memory_gets_a_block() {
         let huge = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff, 1, 0, 0];
-        assert!(zstd_window(&huge).unwrap() > ZSTD_WINDOW_MAX);
         assert!(zstd_prefix(&huge, 64).is_empty());
     }
 }
