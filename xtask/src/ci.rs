@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::shell::{cargo, run, works};
-use crate::{dist, image, kernels, peers, root, suites, tidy};
+use crate::{dist, image, jobs, kernels, peers, root, suites, tidy};
 
 const FUZZ: [&str; 2] = ["--manifest-path", "fuzz/Cargo.toml"];
 
@@ -52,6 +52,7 @@ pub(crate) fn ci() -> Result<()> {
     if peers::installed(&root) {
         peers::peers(&root)?;
     }
+    jobs::jobs_if_there(&jobs::Options::parse(&[])?)?;
     suites::test()
 }
 

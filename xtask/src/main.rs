@@ -7,6 +7,7 @@ mod kernels;
 mod peers;
 mod soak;
 mod kill;
+mod jobs;
 mod dist;
 mod image;
 mod plot;
@@ -36,14 +37,18 @@ cargo xtask <COMMAND>
                        schemas with jsonschema (the first time: about 1 GB of Python packages, into target/peers and
                        target/peers-server); with names: those of a server alone, which take little, or `deploy`: its files
                        before Kubernetes' schemas, hadolint and systemd (the first time: about 40 MB, into target/peers-deploy)
+  jobs [--kills N] [--seed HEX]
+                       jobs on a PostgreSQL of the system's packages, in a folder of its own: both stores by the same tests,
+                       then three servers that share one, killed N times (8)
   documents            documents with known content through `extract`, beside pdftotext, PyMuPDF and Tesseract where they
                        are (the first time: about 150 MB of Python packages, into target/peers-documents)
   page                 the web page of `halfbyte serve demo` in headless Chromium, if there is one (HALFBYTE_CHROMIUM)
-  soak [--cases N] [--kills N] [--pulls N] [--clients N] [--signals N] [--seed HEX] [--runs N] [--target NAME]
+  soak [--cases N] [--kills N] [--pulls N] [--clients N] [--signals N] [--jobs N] [--seed HEX] [--runs N] [--target NAME]
                        property tests with N cases each (100000), `quantize` killed N times (100), a server that meets
-                       N clients, most of them bad (2000), and one under load that gets SIGTERM, N times (100), N runs
-                       of each fuzz target, or of one (1000000, if cargo-fuzz is installed); 0 leaves one out; --seed
-                       repeats the clients and signals of another soak
+                       N clients, most of them bad (2000), and one under load that gets SIGTERM, N times (100),
+                       servers with jobs killed N times (100) on SQLite and on PostgreSQL, N runs of each fuzz target, or
+                       of one (1000000, if cargo-fuzz is installed); 0 leaves one out; --seed repeats the clients,
+                       signals and kills of another soak
   dist [--binary PATH] [--out DIR] [--local] [--check]
                        an archive and a Python wheel of the binary with what belongs to it, and SHA256SUMS, in target/dist; without
                        --binary one is built for glibc 2.28 and later (the first time: about 100 MB of zig, into target/zig);
@@ -79,6 +84,7 @@ fn run(arguments: &[String]) -> Result<()> {
         ["peers", "deploy"] => peers::deploy(&root),
         ["peers", "server"] => peers::server(&root, &[]),
         ["peers", names @ ..] => peers::server(&root, names),
+        ["jobs", options @ ..] => jobs::jobs(&jobs::Options::parse(options)?),
         ["documents"] => peers::documents(&root),
         ["page"] => peers::page(&root),
         ["soak", options @ ..] => soak::soak(&root, &soak::Options::parse(options)?),

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::shell::{cargo, run, works};
-use crate::{kill, peers};
+use crate::{jobs, kill, peers};
 
 /// Bits of a seed: few enough to type.
 const SEED_BITS: u64 = (1 << 32) - 1;
@@ -24,7 +24,9 @@ pub(crate) struct Options {
     clients: u32,
     /// How often a server under load gets SIGTERM.
     signals: u32,
-    /// Of clients and signals; another one each time by default.
+    /// How often servers with jobs are killed, on each kind of store.
+    jobs: u32,
+    /// Of clients, signals and jobs; another one each time by default.
     seed: u64,
     /// Runs of each fuzz target.
     runs: u32,
@@ -42,6 +44,7 @@ impl Options {
             pulls: 100,
             clients: 2_000,
             signals: 100,
+            jobs: 100,
             seed: time as u64 & SEED_BITS,
             runs: 1_000_000,
             target: None,
@@ -57,6 +60,7 @@ impl Options {
                 "--pulls" => options.pulls = count()?,
                 "--clients" => options.clients = count()?,
                 "--signals" => options.signals = count()?,
+                "--jobs" => options.jobs = count()?,
                 "--runs" => options.runs = count()?,
                 "--target" => options.target = Some((*value).to_owned()),
                 "--seed" => {
@@ -84,14 +88,19 @@ pub(crate) fn soak(root: &Path, options: &Options) -> Result<()> {
         let test = "kills_at_any_moment_lose_nothing";
         seeded(options.pulls, options.seed, "HALFBYTE_SOAK_PULLS", "pull", test)?;
     }
+    let (clients, signals) = ("HALFBYTE_SOAK_CLIENTS", "HALFBYTE_SOAK_SIGNALS");
     let chaos = [
-        (options.clients, "HALFBYTE_SOAK_CLIENTS", "clients_of_all_kinds_leave_nothing_behind"),
-        (options.signals, "HALFBYTE_SOAK_SIGNALS", "a_signal_at_any_moment_lets_every_stream_end"),
+        (options.clients, clients, "chaos", "clients_of_all_kinds_leave_nothing_behind"),
+        (options.signals, signals, "chaos", "a_signal_at_any_moment_lets_every_stream_end"),
+        (options.jobs, "HALFBYTE_SOAK_JOBS", "jobs", "a_server_killed_at_random_loses_no_job"),
     ];
-    for (count, variable, test) in chaos {
+    for (count, variable, file, test) in chaos {
         if count > 0 {
-            seeded(count, options.seed, variable, "chaos", test)?;
+            seeded(count, options.seed, variable, file, test)?;
         }
+    }
+    if options.jobs > 0 {
+        jobs::jobs_if_there(&jobs::Options::soak(options.jobs, options.seed))?;
     }
     if options.runs > 0 {
         fuzz(root, options)?;

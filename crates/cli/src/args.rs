@@ -50,7 +50,7 @@ pub(crate) enum Command {
     /// Read documents: PDF, pictures, Office files, e-mail; as Markdown, tables, or fields that a model finds in them
     Extract(Box<extract::ExtractArgs>),
     /// Serve a model over HTTP: the OpenAI API and more
-    Serve(Box<serve::ServeArgs>),
+    Serve(Box<serve::ServeCommand>),
     /// Answer the jobs of a serverless platform
     Worker(Box<worker::WorkerArgs>),
     /// Write a 4-bit checkpoint from a 16-bit one
@@ -83,7 +83,7 @@ impl Command {
             Command::Demo(args) => args.json,
             Command::Prompt(args) => args.json,
             Command::Extract(args) => args.json,
-            Command::Serve(args) => args.json,
+            Command::Serve(args) => args.serve.json,
             Command::Worker(args) => args.serve.json,
             Command::Quantize(args) => args.json,
             Command::Pull(args) => args.json,

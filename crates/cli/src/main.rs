@@ -6,6 +6,7 @@ mod device;
 mod gpu;
 mod models;
 mod pool;
+mod jobs;
 mod embedded;
 mod memory;
 mod storage;

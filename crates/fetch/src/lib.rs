@@ -13,4 +13,4 @@ pub use client::{Client, Limits, Part, PartStream, Token};
 pub use error::{FetchError, root_cause};
 pub use public::{NotPublic, is_public, public_builder, public_url};
 pub use range::ContentRange;
-pub use tls::builder;
+pub use tls::{builder, client_config};

@@ -21,19 +21,23 @@ pub(crate) fn has_roots() -> bool {
     !roots().is_empty()
 }
 
-/// The beginnings of an HTTP client, for those with needs of their own: `reqwest::Client::builder` itself panics, for it is
-/// built without a default for TLS.
-pub fn builder() -> reqwest::ClientBuilder {
+/// How to speak TLS, to those whom this system trusts; for what is no HTTP, as databases.
+pub fn client_config() -> Option<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let versions =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    // ring has both versions; should that change, there is none.
+    let config = versions.ok()?;
+    Some(config.with_root_certificates(Arc::clone(roots())).with_no_client_auth())
+}
+
+/// The beginnings of an HTTP client, for those with needs of their own: `reqwest::Client::builder` itself panics, for it is
+/// built without a default for TLS.
+pub fn builder() -> reqwest::ClientBuilder {
     let builder = reqwest::Client::builder();
-    match versions {
-        Ok(config) => {
-            let config = config.with_root_certificates(Arc::clone(roots())).with_no_client_auth();
-            builder.tls_backend_preconfigured(config)
-        }
-        // ring has both versions; should that change, `build` says what is missing.
-        Err(_) => builder,
+    match client_config() {
+        Some(config) => builder.tls_backend_preconfigured(config),
+        // `build` says what is missing.
+        None => builder,
     }
 }

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use crate::grammars::Grammars;
 use crate::health::Health;
+use crate::jobs::Jobs;
 use crate::limits::InFlight;
 use crate::metrics::Metrics;
 use crate::openai::TokenTexts;
@@ -163,6 +164,7 @@ struct Inner {
     /// Documents that are read at once.
     readers: Arc<Semaphore>,
     grammars: Grammars,
+    jobs: Jobs,
     token_texts: OnceLock<Arc<TokenTexts>>,
     served: OnceLock<Arc<Served>>,
 }
@@ -179,6 +181,7 @@ impl App {
         let collector = config.collector.as_ref();
         let spans = collector.map(|collector| Spans::new(collector, &config.build)).transpose()?;
         let inner = Inner {
+            jobs: Jobs::new(config.jobs.clone()),
             config,
             spans,
             in_flight: InFlight::new(),
@@ -267,6 +270,11 @@ impl App {
         let slot = Arc::clone(&self.inner.readers).acquire_owned().await;
         // It is never closed.
         slot.map_err(|_| ApiError::engine_gone())
+    }
+
+    /// The jobs of this server.
+    pub(crate) fn jobs(&self) -> &Jobs {
+        &self.inner.jobs
     }
 
     /// Where spans go, if they go anywhere.

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::extract::JsonBody;
+use crate::extract::{JsonBody, parse};
 use crate::{ApiError, App, EngineHandle, Served};
 
 /// Least and most labels, and the longest one in bytes.
@@ -28,6 +28,14 @@ const INSTRUCTIONS: &str = "Choose the label that fits the text best. Answer wit
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(classify))
+}
+
+/// Checks the form of a body.
+///
+/// # Errors
+/// 400, with the field at fault.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), ApiError> {
+    parse::<ClassifyRequest>(bytes).map(drop)
 }
 
 /// A text, and the labels to choose from.

@@ -102,8 +102,13 @@ impl Beside {
         self.tell(Told::Dead(reason), LAST_WORDS).await;
     }
 
-    async fn tell(&mut self, what: Told, time: Duration) {
+    /// Tells it something, without waiting for what comes of it.
+    pub(crate) fn say(&self, what: Told) {
         self.told.send_replace(what);
+    }
+
+    async fn tell(&mut self, what: Told, time: Duration) {
+        self.say(what);
         if self.running.is_some() && tokio::time::timeout(time, self.ended()).await.is_err() {
             tracing::warn!("what runs beside the server did not end in time");
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::Stages;
 use crate::auth::Keys;
 use crate::documents::{self, Documents};
+use crate::jobs::{self, JobsConfig};
 use crate::telemetry::Collector;
 
 /// What a server is told at its start.
@@ -29,6 +30,8 @@ pub struct Config {
     pub collector: Option<Collector>,
     /// How documents are read.
     pub documents: Documents,
+    /// How jobs are taken, answered and told of.
+    pub jobs: JobsConfig,
     /// Bounds.
     pub limits: Limits,
 }
@@ -37,7 +40,8 @@ impl Config {
     /// Bytes of the body of a request to `path`. Documents come in base64, with other fields beside them.
     pub(crate) fn body_max(&self, path: &str) -> usize {
         let base = self.limits.body_bytes;
-        if !documents::PATHS.contains(&path) {
+        // A job may be about a document, too.
+        if !documents::PATHS.contains(&path) && path != jobs::PATH {
             return base;
         }
         self.documents.limits.bytes_max.div_ceil(3).saturating_mul(4).saturating_add(base)

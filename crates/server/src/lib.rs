@@ -27,6 +27,8 @@ mod tokenize;
 mod prompt;
 mod classify;
 mod documents;
+mod room;
+mod jobs;
 mod page;
 
 #[cfg(test)]
@@ -45,6 +47,7 @@ pub use driver::{Answer, EngineHandle};
 pub use engine::Stats;
 pub use error::ApiError;
 pub use health::{LoadProgress, LoadState, Phase};
+pub use jobs::{JobsConfig, SecretError, WebhookSecrets};
 pub use log::{LogFormat, flush_log, log};
 pub use prompt::{StageError, Stages};
 pub use router::router;

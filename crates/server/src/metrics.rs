@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use engine::{Stats, StepReport};
+use jobs::Counts;
 use metrics::{
     Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, SharedString, Unit,
 };
@@ -166,6 +167,30 @@ impl Metrics {
         self.counter("halfbyte_connections_refused_total", &[]).increment(1);
     }
 
+    /// A job has ended.
+    pub(crate) fn job_finished(&self, state: &'static str) {
+        self.counter("halfbyte_jobs_finished_total", &[("state", state)]).increment(1);
+    }
+
+    /// Somebody was told of a job's end, or was not.
+    pub(crate) fn job_callback(&self, outcome: &'static str) {
+        self.counter("halfbyte_job_callbacks_total", &[("outcome", outcome)]).increment(1);
+    }
+
+    /// What the store of jobs holds.
+    pub(crate) fn jobs(&self, counts: &Counts) {
+        for (state, count) in [("queued", counts.queued), ("running", counts.running)] {
+            self.gauge("halfbyte_jobs", &[("state", state)]).set(count as f64);
+        }
+        self.gauge("halfbyte_jobs_queued_bytes", &[]).set(counts.queued_bytes as f64);
+        self.gauge("halfbyte_jobs_oldest_seconds", &[]).set(counts.oldest_ms as f64 / 1e3);
+        for (state, count) in
+            [("pending", counts.callbacks_pending), ("dead", counts.callbacks_dead)]
+        {
+            self.gauge("halfbyte_job_callbacks", &[("state", state)]).set(count as f64);
+        }
+    }
+
     /// What is served.
     pub(crate) fn serving(&self, build: &str, model: &str, device: &str) {
         let labels = [("build", build), ("model", model), ("device", device)];
@@ -237,6 +262,10 @@ fn describe(recorder: &PrometheusRecorder) {
         ("halfbyte_connections", "Open connections"),
         ("halfbyte_info", "What is served"),
         ("halfbyte_kv_blocks", "Blocks of keys and values"),
+        ("halfbyte_jobs", "Jobs in the store, of all servers that share it, by state"),
+        ("halfbyte_jobs_queued_bytes", "Bytes of the jobs that wait"),
+        ("halfbyte_jobs_oldest_seconds", "How long the oldest job waits"),
+        ("halfbyte_job_callbacks", "Callbacks to be told, and those that nobody took"),
         ("halfbyte_requests_waiting", "Requests that have not begun"),
         ("halfbyte_requests_running", "Requests that share steps"),
     ] {
@@ -247,6 +276,8 @@ fn describe(recorder: &PrometheusRecorder) {
         ("halfbyte_errors_total", "Errors, by kind"),
         ("halfbyte_http_requests_total", "HTTP requests, by route, method and status"),
         ("halfbyte_connections_refused_total", "Connections beyond the most that are allowed"),
+        ("halfbyte_jobs_finished_total", "Jobs whose end this server wrote, by how"),
+        ("halfbyte_job_callbacks_total", "Attempts to tell of a job's end, by how"),
         ("halfbyte_prompt_tokens_total", "Tokens of prompts"),
         ("halfbyte_prompt_tokens_cached_total", "Tokens of prompts that were in the prefix cache"),
         ("halfbyte_generated_tokens_total", "Tokens that were generated"),

@@ -26,6 +26,10 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     responses((status = 200, body = String, content_type = "text/plain")))]
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let stats = app.loaded().map(|served| served.engine.stats());
+    // What cannot be asked is left as it was.
+    if let Ok(counts) = app.jobs().counts().await {
+        app.metrics().jobs(&counts);
+    }
     let text = app.metrics().render(stats);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::limits::{self, BUILD, REQUEST_ID};
 use crate::{
-    App, classify, documents, health, openai, openapi, operations, page, prompt, tokenize,
+    App, classify, documents, health, jobs, openai, openapi, operations, page, prompt, tokenize,
 };
 
 /// All routes, and the document that describes them.
@@ -21,6 +21,7 @@ fn collect(app: &App) -> (Router<App>, OpenApi) {
         .merge(prompt::routes())
         .merge(classify::routes())
         .merge(documents::routes())
+        .merge(jobs::routes())
         .merge(operations::routes())
         .merge(health::routes())
         .merge(page::routes())
@@ -35,21 +36,35 @@ pub fn router(app: App) -> Router {
 
 /// The same with `more` routes, which the document does not describe.
 pub(crate) fn router_with(app: App, more: Router<App>) -> Router {
-    let (router, _) = collect(&app);
-    let router = router.merge(more);
-    // The last layer is the outermost.
+    let authorize = middleware::from_fn_with_state(app.clone(), limits::authorize);
+    surrounded(&app, bounded(&app, more).layer(authorize))
+}
+
+/// The server's routes for requests that this process makes itself, for somebody who has shown a key before.
+pub(crate) fn inside(app: App) -> Router {
+    surrounded(&app, bounded(&app, Router::new()))
+}
+
+/// All routes, with what bounds them. The last layer is the outermost.
+fn bounded(app: &App, more: Router<App>) -> Router<App> {
+    let (router, _) = collect(app);
     router
+        .merge(more)
         .fallback(limits::not_found)
         .method_not_allowed_fallback(limits::method_not_allowed)
         // `read_body` bounds bodies by what was configured.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), limits::read_body))
-        .layer(middleware::from_fn_with_state(app.clone(), limits::authorize))
+}
+
+/// What surrounds all routes.
+fn surrounded(app: &App, router: Router<App>) -> Router {
+    router
         .layer(CatchPanicLayer::custom(limits::panicked))
         .layer(cors(&app.config().cors_origins))
         .layer(middleware::from_fn(prompt::mark_failures))
         .layer(middleware::from_fn_with_state(app.clone(), limits::track))
-        .with_state(app)
+        .with_state(app.clone())
 }
 
 /// Lets pages of these origins ask.
@@ -61,12 +76,19 @@ fn cors(origins: &[String]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, REQUEST_ID])
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            REQUEST_ID,
+            HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("last-event-id"),
+        ])
         .expose_headers([
             REQUEST_ID,
             BUILD,
             header::RETRY_AFTER,
+            header::LOCATION,
             HeaderName::from_static("x-halfbyte-parameters"),
             HeaderName::from_static("x-halfbyte-unknown-parameters"),
         ])

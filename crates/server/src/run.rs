@@ -11,16 +11,19 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::companion::Beside;
+use crate::companion::{Beside, Told};
 use crate::driver::{Death, Driver, Steps, panic_message};
 use crate::router::router_with;
 use crate::{
-    ApiError, App, Companion, Config, EngineHandle, LoadProgress, Served, connection, operations,
-    shutdown,
+    ApiError, App, Companion, Config, EngineHandle, LoadProgress, Served, connection, jobs,
+    operations, shutdown,
 };
 
 /// How long answers may take to tell their clients that the engine is dead, or that they were broken off.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How long jobs may take to be written and told of, once all answers have ended.
+const LAST_JOBS: Duration = Duration::from_secs(5);
 
 /// How long the engine may take to end its last step.
 const LAST_STEP: Duration = Duration::from_secs(10);
@@ -101,6 +104,7 @@ impl Server {
         let signals = runtime.block_on(async { shutdown::signals() }).map_err(refused)?;
         let config = Config { is_loopback: host.is_loopback(), ..config };
         let app = App::new(config).map_err(refused)?;
+        runtime.block_on(app.jobs().open())?;
         Ok(Server { runtime, listener, signals, app })
     }
 
@@ -181,6 +185,9 @@ pub enum BindError {
         /// The address.
         host: Host,
     },
+    /// Jobs cannot be stored where it was said.
+    #[error("jobs: {0}")]
+    Jobs(#[from] ::jobs::StoreError),
     /// The system refuses.
     #[error("cannot listen on {address}: {source}{}", advice(source))]
     Io {
@@ -221,7 +228,8 @@ pub(crate) async fn serve<S: Steps, E: Send + 'static>(
     let router = router_with(app.clone(), routes);
     let accepting = tokio::spawn(connection::accept(listener, router, app.clone(), stopped));
     let (handle, driver) = EngineHandle::new(app.metrics().clone(), app.config().limits.arrivals);
-    let mut life = Life { app: app.clone(), handle: handle.clone(), beside };
+    let (_, jobs) = Beside::new(&app, Some(jobs::companion()));
+    let mut life = Life { app: app.clone(), handle: handle.clone(), beside, jobs };
     let loading = Loading { progress: LoadProgress { app: app.clone() }, engine: handle };
     let (thread_ended, mut ended) = oneshot::channel();
     let (loaded, is_loaded) = oneshot::channel();
@@ -273,6 +281,8 @@ struct Life {
     app: App,
     handle: EngineHandle,
     beside: Beside,
+    /// What answers jobs.
+    jobs: Beside,
 }
 
 impl Life {
@@ -294,6 +304,7 @@ impl Life {
                     Ok(()) => {
                         is_warm = true;
                         self.beside.start(&self.app);
+                        self.jobs.start(&self.app);
                     }
                     // Where the engine died of it, its own words say more.
                     Err(error) => match tokio::time::timeout(FAREWELL, &mut *ended).await {
@@ -301,6 +312,7 @@ impl Life {
                         Err(_) => return Err(ServeError::WarmUp(error)),
                     },
                 },
+                () = self.jobs.ended() => return self.drain("what answers jobs", ended, signals).await,
                 () = self.beside.ended() => return self.drain("its worker", ended, signals).await,
                 _ = upkeep.tick() => self.app.metrics().upkeep(),
             }
@@ -320,7 +332,7 @@ impl Life {
         };
         tracing::error!(error = %error, "the engine is dead");
         let _ = tokio::time::timeout(FAREWELL, self.app.in_flight().none()).await;
-        self.beside.dead(error.to_string()).await;
+        tokio::join!(self.jobs.dead(error.to_string()), self.beside.dead(error.to_string()));
         Err(error)
     }
 
@@ -340,6 +352,8 @@ impl Life {
             () = self.beside.drain(time) => {}
             Some(signal) = signals.recv() => return Err(ServeError::Killed { signal }),
         }
+        // Those that run end within the same time as all other requests.
+        self.jobs.say(Told::Drain);
         self.app.health().draining();
         self.handle.close(self.app.health().refusal().unwrap_or_else(ApiError::engine_gone));
         tokio::select! {
@@ -352,6 +366,8 @@ impl Life {
             end = &mut *ended => return self.dead(end).await,
             Some(signal) = signals.recv() => return Err(ServeError::Killed { signal }),
         }
+        // What became of them is written, and told.
+        self.jobs.drain(LAST_JOBS).await;
         // While the model is being loaded, there is no step to wait for.
         if self.app.loaded().is_some() {
             self.handle.end();

@@ -24,7 +24,9 @@ use crate::driver::Steps;
 use crate::run::{Loading, ServeError, serve};
 use ::extract::checks::Rules;
 
-use crate::{App, Config, Documents, EngineHandle, Keys, Limits, MemoryPlan, Served, Stages};
+use crate::{
+    App, Config, Documents, EngineHandle, JobsConfig, Keys, Limits, MemoryPlan, Served, Stages,
+};
 
 /// An engine without a model: to each request it gives the same token until `max_tokens`, all at once in a step.
 #[derive(Debug)]
@@ -214,6 +216,7 @@ pub(crate) fn config() -> Config {
         stages: Arc::new(Stages::load(None).unwrap()),
         collector: None,
         documents: Documents::new(Rules::built_in().unwrap()),
+        jobs: JobsConfig::default(),
         limits: Limits::default(),
     }
 }
@@ -241,6 +244,7 @@ impl TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = App::new(config).unwrap();
+        app.jobs().open().await.unwrap();
         let (signals, receiver) = mpsc::channel(2);
         let ended = tokio::spawn(serve(app.clone(), listener, load, None, receiver));
         (TestServer { app, address, signals, ended }, release)

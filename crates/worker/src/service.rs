@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use server::{App, Stats};
+use server::App;
 
 use crate::input::{Call, Pieces};
 use crate::outcome::Outcome;
@@ -34,34 +34,14 @@ pub struct Service {
     pub model: Arc<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
-/// More jobs than one that begin at once where none runs yet: nobody knows how large they are.
-const FIRST: usize = 8;
-
 impl Service {
     /// The routes of a server, and as many jobs as its engine has room for.
-    ///
-    /// A job is expected to take as many blocks of keys and values as one that runs takes on average; while jobs wait for
-    /// room, none are taken, so that another worker may have them.
     pub fn of(app: &App) -> Self {
         let (router, app, named) = (server::router(app.clone()), app.clone(), app.clone());
-        let capacity =
-            move |running| app.served().map_or(0, |served| room(&served.engine.stats(), running));
+        let capacity = move |running| app.job_room(running);
         let model = move || named.served().ok().map(|served| served.name.clone());
         Service { router, capacity: Arc::new(capacity), model: Arc::new(model) }
     }
-}
-
-fn room(stats: &Stats, jobs: usize) -> usize {
-    if jobs == 0 {
-        return FIRST;
-    }
-    if stats.waiting > 0 {
-        return 0;
-    }
-    let each = stats.used_blocks.div_ceil(stats.running.max(1)).max(1);
-    let free = stats.total_blocks.saturating_sub(stats.used_blocks) / each;
-    // Jobs that were taken, but have not reached the engine yet, take room, too.
-    free.saturating_sub(jobs.saturating_sub(stats.running)).min(jobs + FIRST)
 }
 
 impl std::fmt::Debug for Service {
@@ -317,27 +297,6 @@ mod tests {
             Ok(Given::Pieces(pieces)) => pieces.collect().await,
             _ => panic!("no stream"),
         }
-    }
-
-    #[test]
-    fn as_many_jobs_are_taken_as_there_is_room_for() {
-        let stats = |running, waiting, used_blocks| Stats {
-            running,
-            waiting,
-            used_blocks,
-            total_blocks: 1000,
-            ..Stats::default()
-        };
-        let check =
-            |stats: Stats, jobs, expected| assert_eq!(room(&stats, jobs), expected, "{stats:?}");
-        check(stats(0, 0, 0), 0, 8);
-        // 10 blocks each: 96 more would fit, but they come step by step.
-        check(stats(4, 0, 40), 4, 12);
-        check(stats(4, 0, 800), 4, 1);
-        check(stats(4, 0, 900), 4, 0);
-        check(stats(4, 1, 40), 5, 0);
-        check(stats(4, 0, 600), 6, 0);
-        check(stats(0, 0, 0), 3, 11);
     }
 
     #[tokio::test]

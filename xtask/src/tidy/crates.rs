@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::repository::{Repository, code, lines};
 
 /// A crate's folder, and the crates of ours that it may use, tests aside.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("quant", &[]),
     ("backend", &["quant"]),
     ("cuda", &["backend", "quant"]),
@@ -17,12 +17,13 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("hub", &["fetch"]),
     ("engine", &["model", "grammar", "backend"]),
     ("worker", &["fetch", "server"]),
-    ("server", &["extract", "fetch", "engine", "model", "grammar", "backend"]),
+    ("jobs", &["fetch"]),
+    ("server", &["fetch", "jobs", "extract", "engine", "model", "grammar", "backend"]),
     (
         "cli",
         &[
-            "audit", "extract", "fetch", "hub", "worker", "server", "engine", "grammar", "model",
-            "cuda", "backend", "quant",
+            "audit", "extract", "fetch", "hub", "jobs", "worker", "server", "engine", "grammar",
+            "model", "cuda", "backend", "quant",
         ],
     ),
 ];
@@ -76,6 +77,8 @@ const RESERVED: [(&[&str], &[&str], &str); 2] = [
         &[
             "crates/server/src/telemetry.rs",
             "crates/server/src/documents/fetching.rs",
+            "crates/server/src/jobs/",
+            "crates/jobs/src/postgres/",
             "crates/server/src/test",
             "crates/cli/src/commands/bench/http",
             "crates/fetch/src/",
@@ -84,7 +87,7 @@ const RESERVED: [(&[&str], &[&str], &str); 2] = [
             "crates/cli/src/commands/audit/remote.rs",
             "crates/worker/src/",
         ],
-        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, `pull`, a worker's platform, documents and wheels by URL",
+        "nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, `pull`, a worker's platform, jobs' PostgreSQL and callbacks, documents and wheels by URL",
     ),
 ];
 
@@ -236,7 +239,7 @@ mod tests {
         assert_eq!(
             server("crates/server/src/run.rs", calls),
             [
-                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, `pull`, a worker's platform, documents and wheels by URL"
+                "crates/server/src/run.rs:1: nothing calls out but what was asked to: spans to a collector, `bench --url`, `plan --hub`, `pull`, a worker's platform, jobs' PostgreSQL and callbacks, documents and wheels by URL"
             ]
         );
     }

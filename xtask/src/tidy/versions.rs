@@ -6,8 +6,13 @@ use super::repository::Repository;
 
 /// Crates that stand in two versions because those that use them have not moved together. Small ones only: two versions of
 /// a large one are two incompatible sets of types and twice the build.
-const TWICE: [(&str, &str); 18] = [
-    ("base64", "0.13: tokenizers; 0.22: metrics-exporter-prometheus; 0.23: reqwest and hyper-util"),
+const TWICE: [(&str, &str); 21] = [
+    (
+        "base64",
+        "0.13: tokenizers; 0.21: standardwebhooks, in tests; 0.22: metrics-exporter-prometheus and tokio-postgres; 0.23: reqwest",
+    ),
+    ("const-oid", "0.9: x509-cert of tokio-postgres-rustls; 0.10: digest"),
+    ("fallible-iterator", "0.2: tokio-postgres; 0.3: rusqlite"),
     ("fearless_simd", "0.7: vello_common of hayro; 1.2: hayro itself"),
     ("getrandom", "0.2: ring; 0.3: ahash and rand 0.9 of tokenizers; 0.4: tempfile, rand 0.10"),
     ("hashbrown", "0.16: safetensors; 0.17: indexmap"),
@@ -24,6 +29,7 @@ const TWICE: [(&str, &str); 18] = [
     ("syn", "2: derives of tokenizers and nvml-wrapper; 3: serde and thiserror"),
     ("thiserror", "1: pep508_rs and nvml-wrapper; 2: all others"),
     ("thiserror-impl", "follows thiserror"),
+    ("wasi", "0.11: mio; 0.14: getrandom 0.3, wherever that is not Linux"),
     ("windows-sys", "0.52: ring; 0.61: all others, on Windows alone"),
 ];
 

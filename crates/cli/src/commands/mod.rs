@@ -27,7 +27,7 @@ pub(crate) fn run(command: Command) -> Result<()> {
         Command::Prompt(args) => prompt::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Extract(args) => extract::run(&args),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Worker(args) => worker::run(*args),
         Command::Quantize(args) => quantize::run(&args),
         Command::Pull(args) => pull::run(&args),

@@ -12,13 +12,14 @@ use clap::{Args, ValueEnum};
 use engine::{Engine, EngineConfig, EngineError};
 use serde_json::json;
 use server::{
-    BindError, Collector, Companion, Config, Documents, Host, KeyError, Keys, Limits, Loading,
-    LogFormat, ServeError, Served, Server, Stages,
+    BindError, Collector, Companion, Config, Documents, Host, JobsConfig, KeyError, Keys, Limits,
+    Loading, LogFormat, ServeError, Served, Server, Stages,
 };
 
 use crate::args::{ByteSize, ContextArgs, DeviceArgs, LoadArgs, PlaceArgs, PrecisionArgs};
 use crate::commands::extract::{rules, workers};
 use crate::commands::prompt::read_file;
+use crate::jobs::JobsArgs;
 use crate::memory::gb;
 use crate::models::{self, TextSide};
 use crate::output::{self, CliError};
@@ -43,8 +44,21 @@ carries one as `authorization: Bearer KEY`. An address that other machines reach
 The log goes to stderr, a line for each request, without prompts, answers and keys; HALFBYTE_LOG sets its level \
 (`debug`, or `info,server=debug`).
 
+Jobs (POST /v1/jobs) are on disk before they are accepted, and are answered also where the process ends meanwhile; --jobs \
+says where. With a PostgreSQL, servers of the same model share them. callback_url is told of a job's end, signed by the \
+Standard Webhooks convention with the secret of HALFBYTE_WEBHOOK_SECRET or --webhook-secret-file.
+
 Exit codes: 0 ended by a signal, 1 failed (the port is taken, or a fault of ours), 2 usage, 3 bad input or model, 4 \
 does not fit, or the device is unusable or failed.")]
+pub(crate) struct ServeCommand {
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    #[command(flatten)]
+    jobs: JobsArgs,
+}
+
+/// What a server is asked for, whatever is beside it.
+#[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
     /// A directory, ORG/NAME, or `demo`
     model: String,
@@ -155,12 +169,18 @@ fn origin(text: &str) -> Result<String, String> {
 }
 
 /// Serves until a signal comes.
-pub(crate) fn run(args: Box<ServeArgs>) -> Result<()> {
-    serve(args, None)
+pub(crate) fn run(command: ServeCommand) -> Result<()> {
+    let ServeCommand { serve: args, jobs } = command;
+    let jobs = jobs.config(args.name())?;
+    serve(Box::new(args), jobs, None)
 }
 
 /// The same, with a companion.
-pub(super) fn serve(args: Box<ServeArgs>, companion: Option<Companion>) -> Result<()> {
+pub(super) fn serve(
+    args: Box<ServeArgs>,
+    jobs: JobsConfig,
+    companion: Option<Companion>,
+) -> Result<()> {
     let keys = args.access.keys()?;
     let stages = Stages::load(args.stages.as_deref());
     let stages = stages.map_err(|e| CliError::bad_input("stages", e.to_string()))?;
@@ -181,6 +201,7 @@ pub(super) fn serve(args: Box<ServeArgs>, companion: Option<Companion>) -> Resul
         stages: Arc::new(stages),
         collector: args.otlp_endpoint.clone(),
         documents: args.documents()?,
+        jobs,
         limits: Limits {
             body_bytes: usize::try_from(args.access.max_body.0).unwrap_or(usize::MAX),
             connections: args.access.max_connections as usize,
@@ -257,6 +278,7 @@ fn unbound(error: BindError) -> Error {
             "{error} (--api-key-file FILE, or {KEYS}), or let everybody in (--insecure-no-auth)"
         ))
         .into(),
+        BindError::Jobs(_) => CliError::bad_input("jobs", error.to_string()).into(),
         BindError::Io { .. } => CliError::Failed(error.to_string()).into(),
     }
 }

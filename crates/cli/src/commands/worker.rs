@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 use futures_util::FutureExt;
 use serde_json::Value;
-use server::{Companion, Told};
+use server::{Companion, JobsConfig, Told};
 use worker::{Local, Options, Place, Service};
 
 use crate::commands::prompt::read_file;
@@ -66,7 +66,7 @@ pub(crate) fn run(args: WorkerArgs) -> Result<()> {
         };
         work.boxed()
     });
-    let result = serve::serve(Box::new(serve), Some(companion));
+    let result = serve::serve(Box::new(serve), JobsConfig::default(), Some(companion));
     if let Err(error) = &result {
         say_unfit(place, &format!("{error:#}"));
     }
@@ -87,7 +87,7 @@ fn on_this_machine(serve: ServeArgs) -> Result<()> {
     });
     let companion = companion
         .with_routes(|app| Local::new(Service::of(app), Place::here(new_id()), new_id).routes());
-    serve::serve(Box::new(serve), Some(companion))
+    serve::serve(Box::new(serve), JobsConfig::default(), Some(companion))
 }
 
 /// Answers one job, and prints what would be posted.
@@ -109,7 +109,7 @@ fn test(serve: ServeArgs, input: &str) -> Result<()> {
         };
         one.boxed()
     });
-    serve::serve(Box::new(serve), Some(companion))?;
+    serve::serve(Box::new(serve), JobsConfig::default(), Some(companion))?;
     let posted = posted.lock().unwrap_or_else(PoisonError::into_inner);
     output::print_json(&posted)?;
     match posted.get("output") {

@@ -27,7 +27,22 @@ impl Server {
         ];
         let mut command = command(&all.concat());
         command.env_remove("HALFBYTE_LOG").env_remove("HALFBYTE_API_KEYS");
-        command.envs(env.iter().copied());
+        command.env_remove("HALFBYTE_WEBHOOK_SECRET");
+        // The usual place is this machine's.
+        command.env("HALFBYTE_JOBS", "off").envs(env.iter().copied());
+        Self::run(command)
+    }
+
+    /// One whose jobs are where this environment says that they usually are.
+    pub(crate) fn with_usual_jobs(env: &[(&str, &str)]) -> Self {
+        let all =
+            ["serve", "demo", "--port", "0", "--json", "--device", "cpu", "--context", "1024"];
+        let mut command = command(&all);
+        command.env_remove("HALFBYTE_JOBS").envs(env.iter().copied());
+        Self::run(command)
+    }
+
+    fn run(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut pipe = child.stderr.take().unwrap();

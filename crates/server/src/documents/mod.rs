@@ -33,7 +33,7 @@ use crate::extract::parse;
 use crate::prompt::{self, PromptRequest, PromptResponse};
 use crate::record::Record;
 use crate::{ApiError, App};
-use request::{Asked, ExtractRequest, ProcessRequest};
+use request::{Asked, ExtractRequest, Form as _, ProcessRequest};
 use response::ExtractResponse;
 
 /// How documents are read.
@@ -72,6 +72,29 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 
 /// Paths whose bodies hold documents.
 pub(crate) const PATHS: [&str; 2] = ["/extract", "/process"];
+
+/// Checks the form of a body of `/extract`, and that there is a document in it.
+///
+/// # Errors
+/// 400, with the field at fault.
+pub(crate) fn check_extract(bytes: &[u8]) -> Result<(), ApiError> {
+    check(ExtractRequest::read(bytes)?)
+}
+
+/// The same of `/process`.
+///
+/// # Errors
+/// 400, with the field at fault.
+pub(crate) fn check_process(bytes: &[u8]) -> Result<(), ApiError> {
+    let ProcessRequest { extract, prompt } = ProcessRequest::read(bytes)?;
+    prompt_request(&prompt.unwrap_or_default(), "x")?;
+    check(extract)
+}
+
+fn check(mut request: ExtractRequest) -> Result<(), ApiError> {
+    request.wanted()?;
+    request.source().map(drop)
+}
 
 /// Reads a document: PDF, PNG, JPEG, TIFF, WebP, BMP, DOCX, XLSX, XLS, ODS, CSV, PPTX, HTML, EML, text or Markdown.
 ///

@@ -69,6 +69,30 @@ pub(crate) fn chat_text(
     Ok(dialogue.render(template, add_generation_prompt)?.0)
 }
 
+/// Checks the form of a body of `/v1/chat/completions`.
+///
+/// # Errors
+/// 400, with the field at fault.
+pub(crate) fn check_chat(bytes: &[u8]) -> Result<(), ApiError> {
+    body::parse::<ChatRequest>(bytes).map(drop)
+}
+
+/// The same of `/v1/completions`.
+///
+/// # Errors
+/// 400, with the field at fault.
+pub(crate) fn check_completions(bytes: &[u8]) -> Result<(), ApiError> {
+    body::parse::<CompletionRequest>(bytes).map(drop)
+}
+
+/// The same of `/v1/responses`.
+///
+/// # Errors
+/// 400, with the field at fault.
+pub(crate) fn check_responses(bytes: &[u8]) -> Result<(), ApiError> {
+    body::parse::<ResponsesRequest>(bytes).map(drop)
+}
+
 /// The routes of this module.
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

@@ -26,7 +26,7 @@ use utoipa_axum::routes;
 
 pub use stage::{StageError, Stages};
 
-use crate::extract::JsonBody;
+use crate::extract::{JsonBody, parse};
 use crate::{Answer, ApiError, App};
 pub(crate) use answer::{Frame, PromptResponse, STREAM_HEADERS};
 pub(crate) use request::{PromptRequest, encode_chat};
@@ -73,6 +73,14 @@ async fn prompt(
         return Ok(frame.streamed(answer));
     }
     Ok(Json(frame.whole(answer).await?).into_response())
+}
+
+/// Checks the form of a body.
+///
+/// # Errors
+/// 400, with the field at fault.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), ApiError> {
+    parse::<PromptRequest>(bytes).map(drop)
 }
 
 /// Hands a prompt to the engine.
