@@ -209,7 +209,7 @@ fn serve(connection: &Connection, mut receiver: mpsc::Receiver<Work>) {
             let _ = connection.execute_batch("ROLLBACK");
         }
         for tell in tells {
-            tell(committed.as_ref().map(|()| ()).map_err(unavailable));
+            tell(committed.as_ref().copied().map_err(unavailable));
         }
     }
 }

@@ -238,7 +238,7 @@ async fn a_job_that_ends_its_processes_fails_in_the_end() {
         }
         bench.take_one().await;
         bench.pass(1001);
-        assert_eq!(bench.store.expire(3, failed()).await.unwrap().failed, [job.id.clone()]);
+        assert_eq!(bench.store.expire(3, failed()).await.unwrap().failed, [job.id.as_str()]);
         let job = bench.store.get(&job.id).await.unwrap().unwrap();
         assert_eq!((job.state, job.attempts), (State::Failed, 3));
         assert_eq!(job.reason.as_deref(), Some("it failed"));
@@ -415,7 +415,7 @@ async fn a_store_is_found_as_it_was_left() {
         if matches!(place, Place::Postgres(_)) {
             time.fetch_add(1001, Ordering::Relaxed);
         }
-        assert_eq!(store.expire(3, failed()).await.unwrap().queued, [open.id.clone()]);
+        assert_eq!(store.expire(3, failed()).await.unwrap().queued, [open.id.as_str()]);
         let taken = store.take("you", 2, 1000).await.unwrap();
         assert_eq!(taken.iter().map(|job| &job.id).collect::<Vec<_>>(), [&open.id]);
         assert_eq!(store.get(&done.id).await.unwrap().unwrap().state, State::Succeeded);

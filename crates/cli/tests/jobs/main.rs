@@ -51,7 +51,7 @@ fn seed() -> u64 {
 }
 
 fn start(place: &str) -> Server {
-    let args = ["--allow-private-callbacks", "--jobs-lease", "2", "--jobs-attempts", "5"];
+    let args = ["--allow-private-callbacks", "--jobs-lease", "2", "--jobs-attempts", "20"];
     Server::start(&args, &[("HALFBYTE_JOBS", place), ("HALFBYTE_WEBHOOK_SECRET", SECRET)])
 }
 
