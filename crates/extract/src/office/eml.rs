@@ -35,7 +35,8 @@ fn add(
     let is_outermost = parts.pages.is_empty();
     let mut page = Page::without_size(parts.pages.len() + 1, label);
     push_head(&mut page, message);
-    for body in &message.text_body {
+    // Of alternatives the last is the best (RFC 2046, 5.1.4), and the plain one is at times a mere hint at it.
+    for body in &message.html_body {
         match message.parts.get(*body as usize).map(|part| &part.body) {
             Some(PartType::Text(text)) => plain::push_paragraphs(&mut page, text),
             Some(PartType::Html(text)) => drop(html::push(&mut page, text, limits)),

@@ -6,6 +6,7 @@ mod flow;
 mod docx;
 mod pptx;
 mod sheets;
+mod ods;
 mod csv;
 mod html;
 mod eml;

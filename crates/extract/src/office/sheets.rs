@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 
-use calamine::{Data, DataRef, ExcelDateTime, Ods, Range, Reader, Xls, Xlsx};
+use calamine::{Data, DataRef, ExcelDateTime, Range, Reader, Xls, Xlsx};
 
 use super::archive::Archive;
 use super::docx::properties;
-use super::{Parts, check_words, damaged};
+use super::{Parts, check_words, damaged, ods};
 use crate::error::ErrorKind;
 use crate::{Format, Limits, Page, Progress};
 
 /// Cells by row and column.
-type Cells = BTreeMap<u32, BTreeMap<u32, String>>;
+pub(super) type Cells = BTreeMap<u32, BTreeMap<u32, String>>;
 
 pub(super) fn read(
     format: Format,
@@ -22,7 +22,7 @@ pub(super) fn read(
 ) -> Result<Parts, ErrorKind> {
     let mut parts = Parts::default();
     let wrong = |error: &dyn std::fmt::Display| damaged(format, error);
-    if format != Format::Xls {
+    if format == Format::Xlsx {
         let mut archive = Archive::open(bytes, format, limits)?;
         archive.measure()?;
     }
@@ -58,11 +58,7 @@ pub(super) fn read(
             parts.metadata = properties(&mut archive, format)?;
         }
         Format::Ods => {
-            let mut book: Ods<_> = Ods::new(Cursor::new(bytes)).map_err(|error| match error {
-                calamine::OdsError::Password => ErrorKind::Encrypted,
-                error => wrong(&error),
-            })?;
-            push_all(&mut parts, book.worksheets(), limits, progress)?;
+            return ods::read(&mut Archive::open(bytes, format, limits)?, limits, progress);
         }
         _ => {
             let mut book: Xls<_> = Xls::new(Cursor::new(bytes)).map_err(|error| match error {
@@ -93,13 +89,18 @@ fn push_all(
     Ok(())
 }
 
-fn add(cells: &mut Cells, row: u32, column: u32, text: String) {
+pub(super) fn add(cells: &mut Cells, row: u32, column: u32, text: String) {
     if !text.trim().is_empty() {
         cells.entry(row).or_default().insert(column, text);
     }
 }
 
-fn push(parts: &mut Parts, name: &str, cells: Cells, limits: &Limits) -> Result<(), ErrorKind> {
+pub(super) fn push(
+    parts: &mut Parts,
+    name: &str,
+    cells: Cells,
+    limits: &Limits,
+) -> Result<(), ErrorKind> {
     if parts.pages.len() >= limits.pages_max {
         return Err(ErrorKind::over("sheets", parts.pages.len() + 1, limits.pages_max));
     }

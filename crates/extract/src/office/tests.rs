@@ -208,7 +208,12 @@ fn a_sheet_is_the_rows_and_columns_that_hold_anything() {
 fn an_open_document_sheet() {
     let content = "<office:document-content xmlns:office='o' xmlns:table='t' xmlns:text='x'><office:body><office:spreadsheet>\
         <table:table table:name='One'><table:table-row><table:table-cell office:value-type='string'><text:p>Sum</text:p></table:table-cell>\
-        <table:table-cell office:value-type='float' office:value='12.5'/></table:table-row></table:table>\
+        <table:table-cell office:value-type='float' office:value='12.5'/></table:table-row>\
+        <table:table-row table:number-rows-repeated='2'><table:table-cell><text:p>no type</text:p></table:table-cell>\
+        <table:table-cell office:value-type='float' office:value='1443.35'><office:annotation><text:p>note</text:p></office:annotation>\
+        <text:p>1.443,35<text:s text:c='2'/>€</text:p><text:p>net</text:p></table:table-cell></table:table-row>\
+        <table:table-row table:number-rows-repeated='1048000'><table:table-cell table:number-columns-repeated='16384'/></table:table-row>\
+        </table:table>\
         </office:spreadsheet></office:body></office:document-content>";
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
@@ -223,12 +228,14 @@ fn an_open_document_sheet() {
         &bytes,
         "a.ods",
         &expect![[r#"
-        <!-- One -->
+            <!-- One -->
 
-        |  |  |
-        | --- | --- |
-        | Sum | 12.5 |
-    "#]],
+            |  |  |
+            | --- | --- |
+            | Sum | 12.5 |
+            | no type | 1.443,35 € net |
+            | no type | 1.443,35 € net |
+        "#]],
     );
 }
 
