@@ -73,9 +73,9 @@ fn jobs_with(programs: &Path, options: &Options) -> Result<()> {
     let database = Database::start(programs)?;
     run(cargo().env("HALFBYTE_TEST_POSTGRES", &database.url).args([
         "test",
+        // The whole workspace, for its features: with those of a package alone, much would be built anew.
+        "--workspace",
         "--locked",
-        "--package",
-        "halfbyte-jobs",
         "--test",
         "store",
     ]))?;
@@ -85,7 +85,7 @@ fn jobs_with(programs: &Path, options: &Options) -> Result<()> {
     if let Some(seed) = &options.seed {
         kill.env("HALFBYTE_SOAK_SEED", seed);
     }
-    run(kill.args(["test", "--locked", "--package", "halfbyte", "--test", "jobs"]).args([
+    run(kill.args(["test", "--workspace", "--locked", "--test", "jobs"]).args([
         "--",
         "--nocapture",
         "servers_that_share_a_postgresql_lose_no_job_when_killed",

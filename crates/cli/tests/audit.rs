@@ -108,46 +108,20 @@ fn an_old_stack_on_new_and_old_cards() {
 
 #[test]
 fn an_override_adds_nothing() {
-    let args = ["--gpu", "RTX 5090", "--env", "BNB_CUDA_VERSION=121"];
-    check(
-        "requirements.txt",
-        OLD_STACK,
-        &args,
-        expect![[r#"
-            exit 5
-            --- stdout
-            gpu: RTX 5090 (compute capability 12.0)
-            torch 2.3.1: CUDA 12.1; it has sm_50, sm_60, sm_70, sm_75, sm_80, sm_86, sm_90; compute capability 12.0 runs machine code of major 12 up to minor 0, or compiles PTX of 120 or older, and neither is there
-            bitsandbytes 0.42.0: libbitsandbytes_cuda121.so; it has sm_75, sm_80, sm_86, sm_89, sm_90; compute capability 12.0 runs machine code of major 12 up to minor 0, or compiles PTX of 120 or older, and neither is there
-            bitsandbytes 0.42.0: pinned (DIR/requirements.txt:2: bitsandbytes==0.42.0)
-            torch 2.3.1: pinned (DIR/requirements.txt:1: torch==2.3.1)
-            triton 2.3.1: pinned by a package (torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch-2.3.1.dist-info/METADATA: Requires-Dist: triton (==2.3.1) ; platform_system == "Linux" and platform_machine == "x86_64" and python_version < "3.12")
-            error: torch 2.3.1 (libtorch_cuda.so) has no GPU code for the RTX 5090 ("no kernel image is available"): it has sm_50, sm_60, sm_70, sm_75, sm_80, sm_86, sm_90; compute capability 12.0 runs machine code of major 12 up to minor 0, or compiles PTX of 120 or older, and neither is there
-              torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch/lib/libtorch_cuda.so@0x3d63fa8: 332 x sm_50
-              torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch/lib/libtorch_cuda.so@0x3d67600: 332 x sm_60
-              torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch/lib/libtorch_cuda.so@0x3d6ac50: 332 x sm_70
-              torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch/lib/libtorch_cuda.so@0x3d713b8: 332 x sm_75
-              torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch/lib/libtorch_cuda.so@0x3d77248: 332 x sm_80
-              torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch/lib/libtorch_cuda.so@0x3d7f7e8: 332 x sm_86
-              torch-2.3.1-cp311-cp311-manylinux1_x86_64.whl!torch/lib/libtorch_cuda.so@0x3d88470: 332 x sm_90
-              -> take torch 2.8.0 or another release with code for compute capability 12.0
-            error: bitsandbytes 0.42.0 (libbitsandbytes_cuda121.so) has no GPU code for the RTX 5090 ("no kernel image is available"): it has sm_75, sm_80, sm_86, sm_89, sm_90; compute capability 12.0 runs machine code of major 12 up to minor 0, or compiles PTX of 120 or older, and neither is there
-              bitsandbytes-0.42.0-py3-none-any.whl!bitsandbytes/libbitsandbytes_cuda121.so@0x2e3570: 1 x sm_75
-              bitsandbytes-0.42.0-py3-none-any.whl!bitsandbytes/libbitsandbytes_cuda121.so@0x50b020: 1 x sm_80
-              bitsandbytes-0.42.0-py3-none-any.whl!bitsandbytes/libbitsandbytes_cuda121.so@0x72bdd0: 1 x sm_86
-              bitsandbytes-0.42.0-py3-none-any.whl!bitsandbytes/libbitsandbytes_cuda121.so@0x94d000: 1 x sm_89
-              bitsandbytes-0.42.0-py3-none-any.whl!bitsandbytes/libbitsandbytes_cuda121.so@0xb6df30: 1 x sm_90
-              -> take bitsandbytes 0.49.2, which works with torch 2.3.1 here
-            note: BNB_CUDA_VERSION changes nothing: torch 2.3.1 was built with CUDA 12.1, for which bitsandbytes takes libbitsandbytes_cuda121.so anyway; the name says a CUDA version, never a card
-              bitsandbytes-0.42.0-py3-none-any.whl!bitsandbytes/cuda_setup/main.py:153: raise Exception('CUDA SETUP: Setup Failed!')
-              bitsandbytes-0.42.0-py3-none-any.whl!bitsandbytes/cuda_setup/main.py:317: major, minor = map(int, torch.version.cuda.split("."))
-              and 2 more, with --json
-              -> remove BNB_CUDA_VERSION
-            verdict: does not work
-            --- stderr
-            2 findings
-        "#]],
-    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("requirements.txt");
+    fs::write(&path, OLD_STACK).unwrap();
+    let card = ["audit", path.to_str().unwrap(), "--gpu", "RTX 5090"];
+    let without = halfbyte(&card);
+    let with = halfbyte(&[&card[..], &["--env", "BNB_CUDA_VERSION=121"]].concat());
+    assert_eq!((without.code, with.code), (5, 5));
+    let added: Vec<&str> =
+        with.stdout.lines().filter(|line| !without.stdout.contains(line)).collect();
+    expect![[r#"
+        note: BNB_CUDA_VERSION changes nothing: torch 2.3.1 was built with CUDA 12.1, for which bitsandbytes takes libbitsandbytes_cuda121.so anyway; the name says a CUDA version, never a card
+          --env: BNB_CUDA_VERSION=121
+          -> remove BNB_CUDA_VERSION"#]]
+    .assert_eq(&added.join("\n"));
     let newer = "torch==2.3.1\nbitsandbytes==0.43.0\n";
     check(
         "requirements.txt",

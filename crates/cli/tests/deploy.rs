@@ -72,7 +72,9 @@ fn command_lines_are_understood() {
 
 #[test]
 fn paths_and_figures_are_those_of_the_server() {
-    let mut server = Server::start(&[], &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = folder.path().join("jobs.sqlite");
+    let mut server = Server::start(&["--jobs", jobs.to_str().unwrap()], &[]);
     server.wait_until_ready();
     let answer = server.ask("GET /openapi.json", "", "");
     let document: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();

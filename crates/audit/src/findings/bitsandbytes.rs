@@ -299,12 +299,13 @@ impl<'p> Pick<'p> {
                 "BNB_CUDA_VERSION makes bitsandbytes load {wanted}, for another CUDA than torch's: {torch}"
             )
         };
+        let set = evidence.iter().filter(|evidence| evidence.value.starts_with("BNB_CUDA_VERSION"));
         Finding {
             id: "bitsandbytes_override",
             severity: Severity::Note,
             what,
             fix: "remove BNB_CUDA_VERSION".to_owned(),
-            evidence: evidence.to_vec(),
+            evidence: set.cloned().collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod raster;
 mod skew;
+mod rules;
 mod tesseract;
 
 use std::sync::mpsc::sync_channel;
@@ -106,27 +107,27 @@ fn recognize(engine: &Tesseract, scan: Scan, deadline: Instant) -> Result<Recogn
     let (clear, placement) = scan.raster.cleared();
     let sideways = skew::is_sideways(&clear);
     let first = if sideways { [1, 3, 0, 2] } else { [0, 2, 1, 3] };
-    let mut best: Option<(f32, Vec<Line>, Placement)> = None;
+    let mut best: Option<(f32, Vec<Line>, Placement, Raster)> = None;
     for turn in first {
         let (raster, placement) = upright(&clear, &placement, turn);
         let lines = engine.read(&raster, deadline)?;
         let (confidence, words) = confidence(&lines);
         let score = confidence * words as f32;
         if best.as_ref().is_none_or(|(least, ..)| score > *least) {
-            best = Some((score, lines, placement));
+            best = Some((score, lines, placement, raster));
         }
         if confidence >= CONFIDENCE_UPRIGHT && words >= WORDS_SURE {
             break;
         }
     }
-    let Some((_, lines, placement)) = best else {
+    let Some((_, lines, placement, raster)) = best else {
         return Ok(Recognized { number: scan.number, words: Vec::new(), blocks: Vec::new() });
     };
     // Laid out as the text stands, in points; then every place is put back onto the page.
     let points = 72.0 / DPI;
     let sheet = Sheet {
         words: placed(lines, points),
-        rules: Vec::new(),
+        rules: rules::rules(&raster, points),
         width: placement.width as f32 * points,
         height: placement.height as f32 * points,
     };
