@@ -179,7 +179,7 @@ fn read_dynamic(
     };
     let segment = segments.iter().find(holds);
     let offset = segment
-        .and_then(|segment| segment.offset.checked_add(address - segment.address))
+        .and_then(|segment| segment.offset.checked_add(address.wrapping_sub(segment.address)))
         .ok_or_else(|| ProbeError::damaged("the dynamic strings lie in no segment"))?;
     let mut string = |at: u64| -> Result<String> {
         let start = offset.saturating_add(at);

@@ -102,6 +102,11 @@ pub(crate) fn requirement(line: &str) -> Result<Parts, String> {
 
 /// A requirement as metadata and requirement files have it.
 pub(crate) fn parse_pep508(text: &str) -> Result<Pep508<VerbatimUrl>, String> {
+    if let Some(strange) = text.chars().find(|c| !c.is_ascii()) {
+        // PEP 508 has none, and the parser cuts within them.
+        return Err(format!("`{strange}` is no character of a requirement"));
+    }
+    check_names(text)?;
     // Metadata before version 2 has the specifier in brackets without a space: `x(>=1)`; the parser takes both.
     let parsed = Pep508::from_str(text);
     // The message alone: the error as a whole underlines what it means, and panics where that is within a character.
@@ -109,9 +114,43 @@ pub(crate) fn parse_pep508(text: &str) -> Result<Pep508<VerbatimUrl>, String> {
     parsed.map_err(|error| first(error.message.to_string()))
 }
 
+/// Refuses names and extras that end in a separator, at which the parser panics where anything follows.
+fn check_names(text: &str) -> Result<(), String> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || SEPARATORS.contains(&c);
+    let check = |name: &str| match name.ends_with(SEPARATORS) {
+        true => Err(format!("`{name}` ends in neither a letter nor a digit")),
+        false => Ok(()),
+    };
+    let text = text.trim_start();
+    let (name, rest) = text.split_at(text.find(|c| !is_name(c)).unwrap_or(text.len()));
+    check(name)?;
+    let Some(extras) = rest.trim_start().strip_prefix('[') else { return Ok(()) };
+    extras.split(']').next().unwrap_or_default().split(|c| !is_name(c)).try_for_each(check)
+}
+
+/// What may stand between the letters and digits of a name: PEP 508.
+const SEPARATORS: [char; 3] = ['-', '_', '.'];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_end_in_a_separator_are_refused() {
+        for line in [
+            "y- b",
+            "y-==1",
+            "y_ ; python_version < '3'",
+            "x[a-]",
+            "x [b, a.] == 1",
+            "x[a- b]",
+            "x[a-",
+        ] {
+            assert!(requirement(line).is_err(), "{line}");
+        }
+        assert!(requirement("x-y_z.w[a-b, c] == 1").is_ok());
+        assert!(requirement("x ; python_version < '3.12'==[\u{fffd}").is_err());
+    }
 
     #[test]
     fn lines_of_pip() {
