@@ -27,7 +27,7 @@ Exit codes:
 
 MODEL is a directory, else ORG/NAME in --model-dir, else ORG/NAME in the Hugging Face cache,
 or `demo`, the small model that this binary holds (`./demo` is a directory of that name).
-`pull` alone downloads models; `plan --hub` reads headers from the network.";
+`pull` alone downloads models; `plan --hub` and `audit URL` read parts of files.";
 
 /// 4-bit language models from one binary: reads bitsandbytes' NF4 and FP4 checkpoints as they are.
 #[derive(Debug, Parser)]
