@@ -1,5 +1,6 @@
 //! From bytes to a document, beside everything else that the server does.
 
+use axum::body::Bytes;
 use axum::http::StatusCode;
 
 use ::extract::{Document, ErrorKind, ExtractError, Input};
@@ -32,24 +33,16 @@ pub(super) async fn read(
     if wanted > PICTURES_MAX {
         return Err(wrong("pictures", format!("is at most {PICTURES_MAX}")));
     }
-    let mut source = request.source()?;
-    if let Source::Url(url) = &source {
-        if !documents.allow_urls {
-            let message = "this server gets no documents from URLs: send the document itself, or start the server with --allow-urls";
-            let refused = ApiError::invalid("document_url".to_owned(), message);
-            return Err(refused.with_code("urls_not_allowed"));
-        }
-        let fetched = fetching::get(url, documents.limits.bytes_max).await?;
-        source = Source::Bytes(request.describe(fetched));
-    }
+    let document = match request.source()? {
+        Source::Bytes(bytes) => Ok(bytes),
+        Source::Base64(text) => Err(text),
+        Source::Url(url) => Ok(fetched(&documents, &mut request, &url).await?),
+    };
     let slot = app.document_slot().await?;
     let told = progress.clone();
     let read = tokio::task::spawn_blocking(move || {
         let _slot = slot;
-        let bytes = match source {
-            Source::Bytes(bytes) => bytes,
-            Source::Base64(text) | Source::Url(text) => from_base64(&text)?,
-        };
+        let bytes = document.or_else(|text| from_base64(&text))?;
         let name = request.filename.as_deref().unwrap_or("document");
         let input = Input { bytes: &bytes, name, mime: request.content_type.as_deref() };
         let document = documents.read(input, &mut |at: ::extract::Progress| {
@@ -69,6 +62,20 @@ pub(super) async fn read(
         Ok(Read { document, pictures })
     });
     read.await.map_err(|error| ApiError::internal(error.to_string()))?
+}
+
+/// The document at a URL, which describes itself where the request does not.
+async fn fetched(
+    documents: &Documents,
+    request: &mut ExtractRequest,
+    url: &str,
+) -> Result<Bytes, ApiError> {
+    if !documents.allow_urls {
+        let message = "this server gets no documents from URLs: send the document itself, or start the server with --allow-urls";
+        let refused = ApiError::invalid("document_url".to_owned(), message);
+        return Err(refused.with_code("urls_not_allowed"));
+    }
+    Ok(request.describe(fetching::get(url, documents.limits.bytes_max).await?))
 }
 
 impl Documents {
